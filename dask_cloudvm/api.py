@@ -1,0 +1,100 @@
+"""The functions that need no cluster class: by profile, by name, all there is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dask_cloudvm import clouds, options, tls
+from dask_cloudvm.clouds.base import VM, Cloud
+from dask_cloudvm.errors import ClusterNotFound
+
+if TYPE_CHECKING:
+    from dask_cloudvm.cluster import CloudCluster
+
+T = TypeVar("T")
+
+
+def from_profile(*profiles: str | os.PathLike[str], **keywords: Any) -> CloudCluster:
+    """A cluster on the cloud that the profiles name, as its class would make it.
+
+    Parameters
+    ----------
+    profiles : paths, or names under ``cloudprovider.profiles``; merged left to right
+    keywords : any option, which wins over the profiles, and any argument of the cluster classes
+    """
+    from dask_cloudvm.cluster import CLASSES
+
+    cloud = options.resolve(*profiles, cloud=keywords.pop("cloud", None)).cloud
+    return CLASSES[cloud](profile=profiles, **keywords)
+
+
+def from_name(name: str, cloud: str | None = None, **keywords: Any) -> CloudCluster:
+    """The running cluster of this name, on whatever cloud it is; closing the object leaves it running.
+
+    Raises :class:`dask_cloudvm.errors.ClusterNotFound`, which lists the names that exist.
+    """
+    from dask_cloudvm.cluster import CLASSES
+
+    home, _ = run(find(name, cloud))
+    return CLASSES[home.name].from_name(name, **keywords)
+
+
+def ls() -> list[VM]:
+    """Every machine of every cluster, on every cloud that can be asked."""
+    return run(everything())
+
+
+def down(*names: str, cloud: str | None = None) -> list[VM]:
+    """Removes clusters by name, without their profile and whether or not they answer; the machines removed.
+
+    Raises :class:`dask_cloudvm.errors.ClusterNotFound` before anything is removed.
+    """
+    return run(remove(names, cloud))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run`` that also works where an event loop runs already, as in Jupyter."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+async def everything(cloud: str | None = None) -> list[VM]:
+    """Like :func:`ls`, asynchronous; of one cloud or of all."""
+    asked = [c for c in clouds.existing() if cloud in (None, c.name)]
+    return [vm for found in await asyncio.gather(*(c.list() for c in asked)) for vm in found]
+
+
+async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:
+    """The cloud that has cluster ``name``, and its machines. Raises ClusterNotFound."""
+    found = await everything(cloud)
+    mine = [vm for vm in found if vm.cluster == name]
+    if not mine:
+        raise ClusterNotFound(name, {vm.cluster for vm in found})
+    home = next(c for c in clouds.existing() if c.name == mine[0].cloud)
+    return home, mine
+
+
+async def remove(names: Sequence[str], cloud: str | None = None) -> list[VM]:
+    """Like :func:`down`, asynchronous."""
+    found = [await find(name, cloud) for name in dict.fromkeys(names)]
+    per_cloud: dict[str, tuple[Cloud, list[VM]]] = {}
+    for home, vms in found:
+        per_cloud.setdefault(home.name, (home, []))[1].extend(vms)
+    for home, vms in per_cloud.values():
+        await home.delete(vms)
+    for name in names:
+        tls.forget(name)
+    return [vm for _, vms in found for vm in vms]
+
+
+def by_cluster(vms: Sequence[VM]) -> dict[str, list[VM]]:
+    """Machines grouped by the name of their cluster, in order."""
+    groups: dict[str, list[VM]] = defaultdict(list)
+    for vm in vms:
+        groups[vm.cluster].append(vm)
+    return dict(groups)

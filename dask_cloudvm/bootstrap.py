@@ -1,0 +1,113 @@
+"""What one machine runs: command, environment and files. Pure.
+
+The texts are the same for every machine of a role: ``NAME`` stands for the machine's own name and ``DIR`` for the
+folder that holds its files, until :func:`fill` or the machine itself puts them in. Secrets are in files only, never in
+a command.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_cloudvm import tls
+
+NAME, DIR = "@DASK_CLOUDVM_NAME@", "@DASK_CLOUDVM_DIR@"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command with its environment and the files (name -> text, mode 0600) it finds in its folder."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    files: Mapping[str, str] = field(repr=False)
+
+
+def fill(text: str, name: str, folder: str) -> str:
+    """``text`` for one machine."""
+    return text.replace(NAME, name).replace(DIR, folder)
+
+
+def scheduler(
+    options: Mapping[str, Any], certificates: Mapping[str, str], *, python: str, extra: Mapping[str, Any] | None = None
+) -> Launch:
+    """The scheduler's launch.
+
+    Parameters
+    ----------
+    options : the options for role ``scheduler``
+    certificates : what :func:`dask_cloudvm.tls.make` made; empty without TLS
+    python : the interpreter on the machine
+    extra : more options of the scheduler command, which the user's ``scheduler_options`` win over
+    """
+    flags = {"protocol": protocol(options), "idle_timeout": options["idle_timeout"] or None, **(extra or {})}
+    argv = (python, "-m", "distributed.cli.dask_scheduler", *_flags({**flags, **options["scheduler_options"]}))
+    return _launch(argv, options, certificates, ("scheduler",), {})
+
+
+def worker(
+    options: Mapping[str, Any],
+    certificates: Mapping[str, str],
+    address: str,
+    *,
+    python: str,
+    extra: Mapping[str, Any] | None = None,
+) -> Launch:
+    """The launch of every worker of one kind, which joins the scheduler at ``address``; see :func:`scheduler`."""
+    own = {"name": NAME, "death_timeout": options["death_timeout"], **(extra or {}), **options["worker_options"]}
+    files: dict[str, str] = {}
+    if options["worker_command"]:
+        argv = (*shlex.split(options["worker_command"]), address, *_flags(own))
+    elif options["worker_module"]:
+        argv = (python, "-m", options["worker_module"], address, *_flags(own))
+    else:
+        files["worker.json"] = json.dumps({"cls": options["worker_class"], "opts": own})
+        argv = (python, "-m", "distributed.cli.dask_spec", address, "--spec-file", f"{DIR}/worker.json")
+    # Tasks that make a client of their own do it with the worker's certificate: the user's never leaves the user.
+    return _launch(argv, options, certificates, ("worker", "client"), files)
+
+
+def protocol(options: Mapping[str, Any]) -> str:
+    """The protocol of Dask's connections: as given, else by ``security``."""
+    return options["protocol"] or ("tls" if options["security"] else "tcp")
+
+
+def _launch(
+    argv: tuple[str, ...],
+    options: Mapping[str, Any],
+    certificates: Mapping[str, str],
+    acts_as: tuple[str, ...],
+    files: Mapping[str, str],
+) -> Launch:
+    env = {key: _text(value) for key, value in options["env_vars"].items()}
+    if certificates:
+        role = acts_as[0]
+        env |= {
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": f"{DIR}/ca.pem",
+            "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+        }
+        for name in acts_as:
+            env[f"DASK_DISTRIBUTED__COMM__TLS__{name.upper()}__CERT"] = f"{DIR}/{role}.pem"
+            env[f"DASK_DISTRIBUTED__COMM__TLS__{name.upper()}__KEY"] = f"{DIR}/{role}.key"
+        files = {**files, **tls.for_role(certificates, role)}
+    return Launch(argv, env, files)
+
+
+def _flags(options: Mapping[str, Any]) -> list[str]:
+    """``{"idle_timeout": "1h", "dashboard": False}`` -> ``--idle-timeout 1h --no-dashboard``; None is left out."""
+    flags: list[str] = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            flags += [f"--{flag}", _text(value)]
+    return flags
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

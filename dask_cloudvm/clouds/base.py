@@ -1,0 +1,93 @@
+"""What every cloud has to offer, in the fewest words: a cloud is this handful of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from dask_cloudvm.bootstrap import Launch
+    from dask_cloudvm.plan import Machine, Request
+
+PENDING, RUNNING, ENDED = "pending", "running", "ended"
+
+
+@dataclass(frozen=True)
+class VM:
+    """One machine that exists, rebuilt from its tags and the cloud's answer."""
+
+    id: str
+    name: str
+    cluster: str
+    role: str  # scheduler or worker
+    state: str  # pending, running or ended
+    cloud: str
+    private_ip: str
+    public_ip: str | None = None
+    protocol: str = "tls"
+    port: int | None = None  # the scheduler's
+    zone: str | None = None
+    spot: bool = False
+    options_digest: str = ""
+    created: float = 0.0  # seconds since 1970
+
+    @property
+    def alive(self) -> bool:
+        return self.state != ENDED
+
+    @property
+    def address(self) -> str:
+        """Where machines of the same network reach its scheduler."""
+        return _url(self.protocol, self.private_ip, self.port)
+
+    @property
+    def external_address(self) -> str:
+        """Where clients reach its scheduler."""
+        return _url(self.protocol, self.public_ip or self.private_ip, self.port)
+
+
+def _url(protocol: str, host: str, port: int | None) -> str:
+    return f"{protocol}://[{host}]:{port}" if ":" in host else f"{protocol}://{host}:{port}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know and only the cloud can tell; each cloud adds its own."""
+
+    port: int  # that the scheduler will serve
+    host: str | None = None  # where workers will reach the scheduler, where it is known before the machine exists
+
+
+VMs: TypeAlias = list[VM]
+Requests: TypeAlias = "list[Request]"
+
+
+class Cloud(Protocol):
+    """One cloud, for one resolved set of options. Making one does no I/O and imports no SDK."""
+
+    name: ClassVar[str]
+    user_data_limit: ClassVar[int]  # bytes
+
+    def __init__(self, values: Mapping[str, Any]) -> None: ...
+
+    async def facts(self, scheduler: VM | None) -> Facts:
+        """Reads what a plan needs, for a new cluster or one with a scheduler. Raises CloudError."""
+
+    def launch(self, facts: Facts, certificates: Mapping[str, str], address: str, role: str) -> Launch:
+        """PURE: what a machine of ``role`` runs."""
+
+    def requests(self, machines: Sequence[Machine], facts: Facts) -> Requests:
+        """PURE: the exact bodies of the write calls that make ``machines``."""
+
+    async def create(self, request: Request) -> VMs:
+        """Makes the call. May return fewer than asked for: a shortfall is never an exception."""
+
+    async def list(self, cluster: str | None = None) -> VMs:
+        """What exists, by tag; of one cluster or of all."""
+
+    async def delete(self, vms: Sequence[VM]) -> None:
+        """Removes machines with all that belongs to them. Idempotent."""
+
+    async def console(self, vm: VM) -> str:
+        """The end of the machine's boot log."""

@@ -1,0 +1,280 @@
+"""The embedded cloud: a machine is a detached process group on this computer, and its tags are a file.
+
+Needs no account, no root and no network. Records, logs and files live in the user's state folder, one folder a machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dask_cloudvm import bootstrap, tls
+from dask_cloudvm.clouds import machine
+from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Facts, Requests, VMs
+from dask_cloudvm.errors import CloudError, StateError
+from dask_cloudvm.plan import Machine, Request
+
+GRACE = 0.5  # seconds from SIGTERM to SIGKILL: a scheduler tells its clients in 0.2, workers need over 4 without it
+BOOT = 30.0  # seconds after which a machine that never registered its process counts as ended
+TAIL = 64 << 10  # bytes of a log that console() returns
+LOG = "console.log"
+
+
+@dataclass(frozen=True)
+class LocalFacts(Facts):
+    host: str = "127.0.0.1"
+    dashboard_port: int | None = None
+
+
+class Local:
+    """The local cloud for one set of options; see :class:`dask_cloudvm.clouds.base.Cloud` for each method."""
+
+    name: ClassVar[str] = "local"
+    user_data_limit: ClassVar[int] = 1 << 20
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.root = tls.state_folder() / "local"
+
+    async def facts(self, scheduler: VM | None) -> LocalFacts:
+        return await asyncio.to_thread(self._facts, scheduler)
+
+    def _facts(self, scheduler: VM | None) -> LocalFacts:
+        if scheduler is not None:
+            return LocalFacts(scheduler.port or 0, scheduler.private_ip)
+        host = _address_of(self.values["interface"])
+        chosen = self.values["scheduler_options"].get("port", self.values["port"])
+        port = _free_port(host, chosen or 0, "port")
+        if dashboard := self.values["dashboard_port"]:
+            _free_port(host, dashboard, "dashboard_port")
+        return LocalFacts(port, host, dashboard)
+
+    def launch(self, facts: LocalFacts, certificates: Mapping[str, str], address: str, role: str) -> bootstrap.Launch:
+        if role == "scheduler":
+            dashboard = f"{facts.host}:{facts.dashboard_port or 8787}"
+            extra = {"host": facts.host, "port": facts.port, "dashboard_address": dashboard}
+            # The port is in `extra` already, as one that is known to be free.
+            options = {
+                **self.values,
+                "scheduler_options": {k: v for k, v in self.values["scheduler_options"].items() if k != "port"},
+            }
+            return bootstrap.scheduler(options, certificates, python=sys.executable, extra=extra)
+        extra = {
+            "host": facts.host,
+            "nthreads": self.values["nthreads"],
+            "memory_limit": self.values["memory_limit"],
+            "local_directory": bootstrap.DIR,
+        }
+        return bootstrap.worker(self.values, certificates, address, python=sys.executable, extra=extra)
+
+    def requests(self, machines: Sequence[Machine], facts: Facts) -> Requests:
+        first, launch = machines[0], machines[0].launch
+        body = {
+            "tags": {key: value for key, value in first.tags.items() if key != "name"}
+            | dict(self.values["instance_tags"]),
+            "protocol": bootstrap.protocol(first.options),
+            "port": facts.port if first.role == "scheduler" else None,
+            "host": facts.host,
+            "argv": list(launch.argv),
+            "env": dict(launch.env),
+            "files": dict(launch.files),
+        }
+        return [Request("start", tuple(m.name for m in machines), body)]
+
+    async def create(self, request: Request) -> VMs:
+        return await asyncio.to_thread(self._create, request)
+
+    def _create(self, request: Request) -> VMs:
+        folders = [self.root / request.body["tags"]["cluster"] / name for name in request.names]
+        try:
+            for folder, name in zip(folders, request.names, strict=True):
+                self._prepare(folder, name, request.body)
+            starts = [(folder, self._boot(folder)) for folder in folders]
+        except OSError as error:
+            _remove(folders)
+            raise StateError.of("start machines", self.root, error) from None
+        failed = [(folder, start.communicate()[1]) for folder, start in starts if start.wait() != 0]
+        if failed:
+            _remove(folders)
+            what = failed[0][1].decode(errors="replace").strip()
+            raise CloudError(doing="start a machine", what=what, hint="change worker_command or worker_module")
+        return [vm for folder in folders if (vm := _read(folder)) is not None]
+
+    def _prepare(self, folder: Path, name: str, body: Mapping[str, Any]) -> None:
+        """The machine's disk: its files, and its record, which makes it exist."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True)
+
+        def fill(text: str) -> str:
+            return bootstrap.fill(text, name, str(folder))
+
+        for file, text in body["files"].items():
+            tls.write_private(folder / file, fill(text))
+        record = {
+            **{key: body[key] for key in ("tags", "protocol", "port", "host")},
+            "name": name,
+            "created": time.time(),
+            "argv": [fill(part) for part in body["argv"]],
+            "env": {key: fill(value) for key, value in body["env"].items()},
+        }
+        tls.write_private(folder / machine.RECORD, json.dumps(record))
+
+    def _boot(self, folder: Path) -> subprocess.Popen[bytes]:
+        with open(os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+            command = [sys.executable, "-I", "-S", machine.__file__, str(self.root), str(folder)]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    async def list(self, cluster: str | None = None) -> VMs:
+        return await asyncio.to_thread(self._list, cluster)
+
+    def _list(self, cluster: str | None) -> VMs:
+        try:
+            clusters = (
+                sorted(p for p in self.root.iterdir() if p.is_dir()) if cluster is None else [self.root / cluster]
+            )
+            folders = [folder for each in clusters if each.is_dir() for folder in sorted(each.iterdir())]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError.of("list machines", self.root, error) from None
+        return [vm for folder in folders if (vm := _read(folder)) is not None]
+
+    async def delete(self, vms: Sequence[VM]) -> None:
+        await asyncio.to_thread(self._delete, vms)
+
+    def _delete(self, vms: Sequence[VM]) -> None:
+        if not vms:
+            return
+        try:
+            _remove([Path(vm.id) for vm in vms])
+        except OSError as error:
+            raise StateError.of("remove machines", self.root, error) from None
+
+    async def console(self, vm: VM) -> str:
+        return await asyncio.to_thread(_tail, Path(vm.id) / LOG)
+
+
+def _address_of(interface: str | None) -> str:
+    if interface is None:
+        return "127.0.0.1"
+    import psutil
+
+    known = psutil.net_if_addrs()
+    addresses = [a.address for a in known.get(interface, ()) if a.family == socket.AF_INET]
+    if not addresses:
+        what = f"there is no network interface {interface!r} with an IPv4 address; there is {', '.join(sorted(known))}"
+        raise CloudError(doing="choose an address", what=what, hint="change cloudprovider.local.interface")
+    return addresses[0]
+
+
+def _free_port(host: str, port: int, option: str) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            what = f"port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}"
+            hint = f"change cloudprovider.local.{option}, or leave it out to get a free one"
+            raise CloudError(doing="start the scheduler", what=what, hint=hint) from None
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def _read(folder: Path) -> VM | None:
+    try:
+        record = json.loads((folder / machine.RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    tags = record["tags"]
+    return VM(
+        id=str(folder),
+        name=record["name"],
+        cluster=tags["cluster"],
+        role=tags["role"],
+        state=_state(record),
+        cloud=Local.name,
+        private_ip=record["host"],
+        protocol=record["protocol"],
+        port=record["port"],
+        options_digest=tags["options"],
+        created=record["created"],
+    )
+
+
+def _state(record: Mapping[str, Any]) -> str:
+    if "pid" not in record:
+        return PENDING if time.time() - record["created"] < BOOT else ENDED
+    return RUNNING if _is_same(record) else ENDED
+
+
+def _is_same(record: Mapping[str, Any]) -> bool:
+    return bool(record["started"]) and machine.started(record["pid"]) == record["started"]
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    """Ends the machines' processes and removes their folders; returns when both are gone."""
+    gone = {str(folder) for folder in folders}
+    known = [Path(folder) for folder in gone if Path(folder).is_dir()]
+    for root in {folder.parent.parent for folder in known}:
+        with machine.lock(str(root)):  # a machine that is just starting registers before this, or not at all
+            for folder in (f for f in known if f.parent.parent == root):
+                _signal(folder)
+                with suppress(FileNotFoundError):
+                    (folder / machine.RECORD).rename(folder / "ended.json")
+    _end_processes(gone)
+    for folder in known:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the last machine of its cluster takes the cluster's folder with it
+            folder.parent.rmdir()
+
+
+def _signal(folder: Path) -> None:
+    with suppress(OSError, ValueError):
+        record = json.loads((folder / machine.RECORD).read_text("utf-8"))
+        if "pid" in record and _is_same(record):
+            os.kill(record["pid"], signal.SIGTERM)
+
+
+def _end_processes(folders: set[str]) -> None:
+    import psutil
+
+    _, left = psutil.wait_procs(_processes(folders), timeout=GRACE)
+    while left or (left := _processes(folders)):
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=GRACE)
+        left = []
+
+
+def _processes(folders: set[str]) -> list[Any]:
+    """Every process of these machines, by the mark in its environment: also those that left their session."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(machine.MARK) in folders and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,97 @@
+"""Runs as a local machine: notes its process in the machine's record, then becomes the machine's command.
+
+Started by local.py as a script of its own, so it uses the standard library only. The record is written before this
+process starts and removed when the machine is: without a record it does nothing, so no process is ever unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+RECORD = "machine.json"
+MARK = "DASK_CLOUDVM_MACHINE"  # in the environment of every process of a machine: its folder
+
+
+def started(pid: int) -> str | None:
+    """A text that tells this process from any other that had or will have its number; None where there is none.
+
+    Boot and clock ticks since boot on Linux; elsewhere the creation time.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            return None if fields[0] in "ZX" else f"{boot.read().strip()}:{fields[19]}"
+    except FileNotFoundError:
+        return None if os.path.exists("/proc/self/stat") else _started_elsewhere(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _started_elsewhere(pid: int) -> str | None:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return f"{process.create_time():.2f}"
+    return None
+
+
+@contextlib.contextmanager
+def lock(folder: str) -> Iterator[None]:
+    """One process at a time registers or removes local machines."""
+    with open(os.path.join(folder, ".lock"), "a", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: str, record: Any) -> None:
+    """Writes a record whole or not at all, readable by its owner only (mkstemp sees to that)."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".record-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    os.replace(temporary, path)
+
+
+def main(root: str, folder: str) -> None:
+    """Forks twice removed from the launcher, which waits only until the command runs or could not be run."""
+    ready, tell = os.pipe()  # closed by exec, which is what the launcher's side waits for
+    if os.fork():
+        os.close(tell)
+        sys.exit(os.read(ready, 1000).decode() or 0)
+    os.close(ready)
+    os.setsid()
+    record = _register(root, os.path.join(folder, RECORD))
+    if record is None:
+        return
+    os.chdir(folder)
+    try:
+        os.execvpe(record["argv"][0], record["argv"], {**os.environ, **record["env"], MARK: folder})
+    except OSError as error:
+        message = f"cannot run {record['argv'][0]}: {error.strerror}"
+        os.write(tell, message.encode())
+        sys.exit(message)
+
+
+def _register(root: str, path: str) -> Any:
+    with lock(root):
+        try:
+            with open(path, encoding="utf-8") as file:
+                record = json.load(file)
+        except FileNotFoundError:
+            return None
+        record["pid"], record["started"] = os.getpid(), started(os.getpid())
+        write(path, record)
+    return record
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

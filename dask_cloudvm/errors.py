@@ -1,0 +1,105 @@
+"""Every error a user can cause, as one tree.
+
+CloudVMError                 exit code 1: expected failure, one message
+|-- ProfileError             exit code 2: bad profile, option, environment or usage; lists every problem
+|-- NotBuiltYet              the chosen cloud cannot do this in this release
+|-- ClusterExists            a cluster of this name runs with other options
+|-- ClusterNotFound          no cluster of this name; lists the names that exist
+|-- CloudError               a cloud refused or failed something
+|   `-- StateError           the folder with the records of local machines cannot be used
+|-- StartError               a cluster did not come up; what was made has been removed
+`-- SchedulerLost            the scheduler of a running cluster does not answer
+
+A message is built from keyword facts: ``ClusterNotFound(name="etl", known=["demo"])``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class CloudVMError(Exception):
+    """Base of all errors below; ``str(error)`` is the whole message and ``facts`` what it was built from."""
+
+    exit_code: ClassVar[int] = 1
+    message: ClassVar[str] = "{what}"
+
+    def __init__(self, **facts: Any) -> None:
+        self.facts = facts
+        super().__init__(self.message.format(**facts))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with the options: ``where`` is ``file:line:column``, ``$VARIABLE``, ``keyword`` ..."""
+
+    where: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.what) if part)
+
+
+class ProfileError(CloudVMError):
+    """The options are wrong; ``problems`` holds every :class:`Problem`."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(what="\n".join(map(str, self.problems)))
+
+
+class NotBuiltYet(CloudVMError):
+    message = "cannot {doing} on {cloud} yet: this release can validate, explain and describe {cloud} profiles only"
+
+
+class ClusterExists(CloudVMError):
+    message = (
+        "cluster {name!r} already runs with other options ({differ}); "
+        "use the same options, another name, or 'dask-cloudvm down {name}' first"
+    )
+
+
+class ClusterNotFound(CloudVMError):
+    message = "there is no cluster {name!r}; {known}"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = ", ".join(sorted(known))
+        super().__init__(name=name, known=f"there is {names}" if names else "no cluster exists")
+
+
+class CloudError(CloudVMError):
+    message = "cannot {doing}: {what}; {hint}"
+
+
+class StateError(CloudError):
+    message = "cannot {doing} in {folder}: {what}; {hint}"
+
+    @classmethod
+    def of(cls, doing: str, folder: object, error: OSError) -> StateError:
+        hint = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        what = (error.strerror or str(error)).lower()
+        return cls(doing=doing, folder=folder, what=what, hint=f"{hint}, or set XDG_STATE_HOME to another folder")
+
+
+class StartError(CloudVMError):
+    message = "cluster {name!r} did not start: {what}"
+
+
+class SchedulerLost(CloudVMError):
+    message = (
+        "the scheduler of cluster {name!r} {what}; "
+        "see 'dask-cloudvm logs {name}', remove it by 'dask-cloudvm down {name}'"
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean region?"``, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
