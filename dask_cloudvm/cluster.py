@@ -37,6 +37,10 @@ RETIRE = 60.0  # seconds for workers to hand over their data before their machin
 CLEAN_UP = 60.0  # seconds for an interrupted start to remove what it made
 
 
+def _random_name() -> str:
+    return f"dask-{secrets.token_hex(4)}"
+
+
 def _parameter(name: str, default: Any, kind: Any = inspect.Parameter.KEYWORD_ONLY) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default)
 
@@ -102,7 +106,7 @@ class CloudCluster(VMCluster):
         keywords |= {"name": name, "security": bool(given.require_encryption) if given else security}
         profiles = [profile] if isinstance(profile, (str, os.PathLike)) else profile
         options = resolve(*profiles, cloud=self.cloud_name, keywords=keywords)
-        self._begin(options, options["name"] or f"dask-{secrets.token_hex(4)}", given, report, **python_only)
+        self._begin(options, options["name"] or _random_name(), given, report, **python_only)
 
     def _begin(
         self,
@@ -111,15 +115,18 @@ class CloudCluster(VMCluster):
         given: Security | None = None,
         report: Callable[[str], None] | None = None,
         adopting: bool = False,
+        adaptive: bool = True,
         **python_only: Any,
     ) -> None:
         self._options, self._given, self._report, self._adopting = options, given, report, adopting
         self._cloud: Cloud = clouds.make(self.cloud_name, options.values, "start a cluster")
+        self._may_adapt = adaptive and not adopting
         self._owned = False  # whether closing removes the machines
         self._facts: Facts | None = None
         self._certificates: dict[str, str] = {}
         self._token, self._serial = secrets.token_hex(3), 0  # names are never used twice, by any launcher
         self._new: set[str] = set()  # names made by this launcher since it started
+        self._removed: list[str] = []  # names that undo() removed
         self._create: Batch[str, VM | None] = Batch(self._create_batch)
         self._end: Batch[Machine, None] = Batch(self._end_batch)
         self._joined = asyncio.Event()
@@ -146,7 +153,7 @@ class CloudCluster(VMCluster):
         if self._start_task and not self._start_task.done():
             self.loop.add_callback(self._start_task.cancel)
         with suppress(Exception):
-            self.sync(self._undo, callback_timeout=CLEAN_UP)
+            self.sync(self.undo, callback_timeout=CLEAN_UP)
         self._loop_runner.stop()
 
     # Starting
@@ -160,7 +167,7 @@ class CloudCluster(VMCluster):
         try:
             await self._start_or_adopt()
         except BaseException as error:
-            await asyncio.shield(self._undo())
+            await asyncio.shield(self.undo())
             if isinstance(error, (OSError, asyncio.TimeoutError)):
                 raise StartError(name=self.name, what=f"{type(error).__name__}: {error}") from error
             raise
@@ -180,7 +187,7 @@ class CloudCluster(VMCluster):
         values = {k: v for k, v in self._options.values.items() if not schema.options(self.cloud_name)[k].secret}
         self._cluster_info |= {"cloud": self.cloud_name, "options": values, "version": __version__}
         await SpecCluster._start(self)
-        if self._options["adaptive"] and not self._adopting:
+        if self._options["adaptive"] and self._may_adapt:
             self.adapt(**self._options["adaptive"])
 
     async def _make(self) -> None:
@@ -323,11 +330,14 @@ class CloudCluster(VMCluster):
 
     # Waiting
 
-    async def ready(self, n: int | None = None) -> None:
+    def ready(self, n: int | None = None) -> Any:
         """Waits until ``n`` workers, by default all that are wanted, have joined the scheduler.
 
         Raises :class:`StartError` when a machine ends before it has joined, or after ``start_timeout``.
         """
+        return self.sync(self._ready, n)
+
+    async def _ready(self, n: int | None) -> None:
         wanted = len(self.worker_spec) if n is None else n
         deadline = asyncio.get_running_loop().time() + self._seconds("start_timeout")
         while len(self.observed) < wanted:
@@ -377,20 +387,40 @@ class CloudCluster(VMCluster):
         self._created.clear()
         self.shutdown_scheduler = False
 
-    async def _undo(self) -> None:
-        """Removes what was made since the start: all of a new cluster, only the new machines of an adopted one."""
+    async def undo(self) -> list[str]:
+        """Removes what was made since the start: all of a new cluster, only the new machines of an adopted one.
+
+        Returns the names of the machines removed, also by an earlier call. For use with ``asynchronous=True``.
+        """
         self._new, new = set(), self._new
         owned = self._owned
         await self._close()
         if not owned and new:
             await self._sweep(new)
+        return self._removed
 
     async def _sweep(self, names: set[str] | None = None) -> None:
         """Deletes every machine of this cluster, also those that other launchers added, or the given ones."""
         await self._create.settled()
-        await self._cloud.delete([vm for vm in await self._cloud.list(self.name) if names is None or vm.name in names])
+        vms = [vm for vm in await self._cloud.list(self.name) if names is None or vm.name in names]
+        await self._cloud.delete(vms)
+        self._removed += [vm.name for vm in vms]
 
     # Looking
+
+    @property
+    def idle_timeout(self) -> str | float | None:
+        """The time without work after which the cluster ends; None for never."""
+        timeout: str | float | None = self._options["idle_timeout"]
+        return timeout or None
+
+    def machines(self) -> Any:
+        """Every machine of this cluster as the cloud lists it: a list of :class:`dask_cloudvm.clouds.base.VM`."""
+        return self.sync(self._cloud.list, self.name)
+
+    async def scheduler_ended(self) -> None:
+        """Returns when the scheduler has closed its connection to this object."""
+        await asyncio.shield(self._watch_worker_status_task)
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
         try:
@@ -414,6 +444,16 @@ class CloudCluster(VMCluster):
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
         head = "<tr><th>Machine</th><th>Role</th><th>Address</th><th>Zone</th><th></th></tr>"
         return f"{html}<details><summary>Machines ({len(vms)})</summary><table>{head}{rows}</table></details>"
+
+    @classmethod
+    def from_options(cls, options: Options, **begin: Any) -> CloudCluster:
+        """A cluster of options that are resolved already.
+
+        ``adaptive=False`` leaves its size alone, whatever the options say; see the class for the other arguments.
+        """
+        self = cls.__new__(cls)
+        self._begin(options, options["name"] or _random_name(), **begin)
+        return self
 
     @classmethod
     def from_name(

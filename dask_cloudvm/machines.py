@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -128,9 +129,10 @@ async def describe(vm: VM, cloud: Cloud, secured: Security, start_timeout: float
     patience = max(ANSWER, start_timeout - (time.time() - vm.created)) if vm.created else ANSWER
     try:
         await reach(vm, cloud, secured, patience)
-        info: dict[str, Any] = await ask(vm, secured, lambda r: r.get_metadata(keys=[INFO], default={}))
+        found = await ask(vm, secured, lambda remote: remote.get_metadata(keys=[INFO], default={}))
     except (StartError, OSError, asyncio.TimeoutError):
         raise SchedulerLost(name=vm.cluster, what=f"at {vm.external_address} does not answer") from None
+    info: dict[str, Any] = json.loads(json.dumps(found))  # the wire made tuples of lists
     return info
 
 

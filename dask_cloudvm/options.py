@@ -22,7 +22,7 @@ from dask_cloudvm import schema
 from dask_cloudvm.checks import Checks, fixed, merge
 from dask_cloudvm.errors import Problem, ProfileError
 from dask_cloudvm.layers import Layer
-from dask_cloudvm.schema import Option
+from dask_cloudvm.schema import Option, show
 
 Path = tuple[str, ...]
 DEFAULT = "default"
@@ -66,7 +66,7 @@ class Options:
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Names of the options in :meth:`identity` whose value in ``other`` is another."""
-        return [name for name, value in self.identity().items() if name in other and other[name] != value]
+        return [name for name, value in self.identity().items() if name in other and show(other[name]) != show(value)]
 
     def explain(self) -> list[dict[str, Any]]:
         """One row an option: option, value (secrets hidden), origin."""
@@ -74,6 +74,12 @@ class Options:
             {"option": name, "value": hide(option, self.values[name]), "origin": self.origins[name]}
             for name, option in schema.options(self.cloud).items()
         ]
+
+    def secrets(self) -> list[str]:
+        """The values that :meth:`explain` hides, as texts."""
+        env = self.values["env_vars"]
+        shown = hide(schema.options(self.cloud)["env_vars"], env)
+        return [str(value) for key, value in env.items() if shown[key] != value]
 
     def with_values(self, origin: str, **values: Any) -> Options:
         """A copy with some values replaced."""

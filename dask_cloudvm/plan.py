@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dask_cloudvm import tls
 from dask_cloudvm.bootstrap import Launch
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.options import Options
@@ -120,10 +121,26 @@ def requests(made: Plan, cloud: Cloud, facts: Facts) -> list[Request]:
     return [request for group in by_role if group for request in cloud.requests(group, facts)]
 
 
-def render(made: Plan, calls: Sequence[Request]) -> dict[str, Any]:
-    """A plan as plain data for ``-o json`` and ``-o yaml``: the bodies as they are sent, certificates apart."""
+def placeholders() -> dict[str, str]:
+    """Stands for the certificates, which are made when a cluster is."""
+    return {name: HIDDEN for role in tls.ROLES for name in ("ca.pem", f"{role}.pem", f"{role}.key")}
+
+
+def render(made: Plan, calls: Sequence[Request], secrets: Sequence[str] = ()) -> dict[str, Any]:
+    """A plan as plain data for ``-o json`` and ``-o yaml``: the bodies as they are sent, but for secrets."""
     return {
-        "create": [{"operation": r.operation, "names": list(r.names), "body": r.body} for r in calls],
+        "create": [{"operation": r.operation, "names": list(r.names), "body": _hide(r.body, secrets)} for r in calls],
         "keep": [vm.name for vm in made.keep],
         "delete": [vm.name for vm in made.delete],
     }
+
+
+def _hide(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _hide(each, secrets) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_hide(each, secrets) for each in value]
+    if isinstance(value, str):
+        for secret in filter(None, secrets):
+            value = value.replace(secret, "***")
+    return value

@@ -74,6 +74,9 @@ class Cloud(Protocol):
     async def facts(self, scheduler: VM | None) -> Facts:
         """Reads what a plan needs, for a new cluster or one with a scheduler. Raises CloudError."""
 
+    def offline(self) -> Facts:
+        """PURE: facts for a plan that asks nobody, with placeholders for what only the cloud can tell."""
+
     def launch(self, facts: Facts, certificates: Mapping[str, str], address: str, role: str) -> Launch:
         """PURE: what a machine of ``role`` runs."""
 

@@ -61,6 +61,9 @@ class Local:
             _free_port(host, dashboard, "dashboard_port")
         return LocalFacts(port, host, dashboard)
 
+    def offline(self) -> LocalFacts:
+        return LocalFacts(self.values["scheduler_options"].get("port", self.values["port"]) or 0)
+
     def launch(self, facts: LocalFacts, certificates: Mapping[str, str], address: str, role: str) -> bootstrap.Launch:
         if role == "scheduler":
             dashboard = f"{facts.host}:{facts.dashboard_port or 8787}"
