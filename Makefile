@@ -30,7 +30,7 @@ clean:
 
 .venv/%.done: setup.cfg pyproject.toml | $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.10' .venv
-	$(UV) pip install --quiet --python $(BIN)/python --editable '.[$*]'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[$*]'
 	touch $@
 
 .uv/bin/uv:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dask_cloudvm import clouds, options, tls
 from dask_cloudvm.clouds.base import VM, Cloud
-from dask_cloudvm.errors import ClusterNotFound
+from dask_cloudvm.errors import AmbiguousName, ClusterNotFound
 
 if TYPE_CHECKING:
     from dask_cloudvm.cluster import CloudCluster
@@ -70,12 +70,14 @@ async def everything(cloud: str | None = None) -> list[VM]:
 
 
 async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:
-    """The cloud that has cluster ``name``, and its machines. Raises ClusterNotFound."""
+    """The cloud that has cluster ``name``, and its machines. Raises ClusterNotFound, AmbiguousName."""
     found = await everything(cloud)
     mine = [vm for vm in found if vm.cluster == name]
     if not mine:
         raise ClusterNotFound(name, {vm.cluster for vm in found})
-    home = next(c for c in clouds.existing() if c.name == mine[0].cloud)
+    if len(homes := sorted({vm.cloud for vm in mine})) > 1:
+        raise AmbiguousName(name=name, clouds=" and ".join(homes))
+    home = next(c for c in clouds.existing() if c.name == homes[0])
     return home, mine
 
 

@@ -7,12 +7,10 @@ SpecCluster key, the Dask worker's name, the machine's name and its tag are one 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from html import escape
 from typing import Any, ClassVar
 
 import dask.config
@@ -24,57 +22,25 @@ from distributed.deploy.spec import SpecCluster
 from distributed.security import Security
 from distributed.utils import Log, Logs
 
-from dask_cloudvm import clouds, schema, tls
+from dask_cloudvm import arguments, clouds, schema, tls, widget
 from dask_cloudvm import plan as planning
 from dask_cloudvm._version import __version__
 from dask_cloudvm.batch import Batch
-from dask_cloudvm.clouds.base import VM, Cloud, Facts
-from dask_cloudvm.errors import ClusterExists, ClusterNotFound, SchedulerLost, StartError
+from dask_cloudvm.bootstrap import protocol
+from dask_cloudvm.clouds.base import VM, Cloud
+from dask_cloudvm.errors import CloudError, ClusterExists, ClusterNotFound, NameTaken, SchedulerLost, StartError
+from dask_cloudvm.fleet import Fleet
 from dask_cloudvm.machines import WATCH, Machine, Scheduler, Worker, describe, reach, security, tail
 from dask_cloudvm.options import Options, combine, resolve
+from dask_cloudvm.threads import in_thread
 
 RETIRE = 60.0  # seconds for workers to hand over their data before their machines are removed
+RETRY, LONGEST_RETRY = 30.0, 600.0  # seconds between two attempts to get machines that could not be had
 CLEAN_UP = 60.0  # seconds for an interrupted start to remove what it made
 
 
 def _random_name() -> str:
     return f"dask-{secrets.token_hex(4)}"
-
-
-def _parameter(name: str, default: Any, kind: Any = inspect.Parameter.KEYWORD_ONLY) -> inspect.Parameter:
-    return inspect.Parameter(name, kind, default=default)
-
-
-_LEADING = (
-    _parameter("name", None, inspect.Parameter.POSITIONAL_OR_KEYWORD),
-    _parameter("profile", ()),
-    _parameter("security", None),
-    _parameter("asynchronous", False),
-    _parameter("loop", None),
-    _parameter("silence_logs", False),
-    _parameter("scheduler_sync_interval", 1),
-    _parameter("shutdown_scheduler", True),
-    _parameter("report", None),
-)
-_PYTHON_ONLY = """
-profile : path or name, or several
-    Profiles to take options from, merged left to right; keywords win over them.
-security : bool or distributed.Security
-    As the option above, or certificates of your own.
-asynchronous : bool, default False
-    Whether the cluster is used with ``await`` and ``async with``.
-report : callable, optional
-    Gets each line about progress; by default they are printed.
-
-Raises
-------
-dask_cloudvm.errors.ProfileError
-    For every wrong option at once, before anything is made.
-dask_cloudvm.errors.ClusterExists
-    Where a cluster of this name runs with other options.
-dask_cloudvm.errors.StartError
-    Where the cluster does not come up; what was made is removed.
-"""
 
 
 class CloudCluster(VMCluster):
@@ -88,9 +54,9 @@ class CloudCluster(VMCluster):
         super().__init_subclass__(**kwargs)
         if cloud:
             cls.cloud_name = cloud
-            cls.__signature__ = schema.signature(cloud, _LEADING)
+            cls.__signature__ = schema.signature(cloud, arguments.PYTHON_ONLY)
             cls.__doc__ = "\n\n".join([str(cls.__doc__), schema.load(cloud)["description"], schema.parameters(cloud)])
-            cls.__doc__ += _PYTHON_ONLY
+            cls.__doc__ += arguments.DOCS
 
     def __init__(
         self,
@@ -101,7 +67,7 @@ class CloudCluster(VMCluster):
         report: Callable[[str], None] | None = None,
         **keywords: Any,
     ) -> None:
-        python_only = {p.name: keywords.pop(p.name) for p in _LEADING if p.name in keywords}
+        python_only = {p.name: keywords.pop(p.name) for p in arguments.PYTHON_ONLY if p.name in keywords}
         given = security if isinstance(security, Security) else None
         keywords |= {"name": name, "security": bool(given.require_encryption) if given else security}
         profiles = [profile] if isinstance(profile, (str, os.PathLike)) else profile
@@ -119,18 +85,14 @@ class CloudCluster(VMCluster):
         **python_only: Any,
     ) -> None:
         self._options, self._given, self._report, self._adopting = options, given, report, adopting
-        self._cloud: Cloud = clouds.make(self.cloud_name, options.values, "start a cluster")
+        cloud = clouds.make(self.cloud_name, options.values, "start a cluster")
+        self._fleet = Fleet(name, options, cloud, self._log)
         self._may_adapt = adaptive and not adopting
         self._owned = False  # whether closing removes the machines
-        self._facts: Facts | None = None
-        self._certificates: dict[str, str] = {}
-        self._token, self._serial = secrets.token_hex(3), 0  # names are never used twice, by any launcher
-        self._new: set[str] = set()  # names made by this launcher since it started
-        self._removed: list[str] = []  # names that undo() removed
-        self._create: Batch[str, VM | None] = Batch(self._create_batch)
         self._end: Batch[Machine, None] = Batch(self._end_batch)
         self._joined = asyncio.Event()
         self._start_task: asyncio.Task[Any] | None = None
+        self._filling: asyncio.Task[None] | None = None
         for shared_by_class in ("options", "scheduler_options", "worker_options"):
             setattr(self, shared_by_class, {})
         try:
@@ -167,6 +129,7 @@ class CloudCluster(VMCluster):
         try:
             await self._start_or_adopt()
         except BaseException as error:
+            self._owned = self._owned and not isinstance(error, NameTaken)
             await asyncio.shield(self.undo())
             if isinstance(error, (OSError, asyncio.TimeoutError)):
                 raise StartError(name=self.name, what=f"{type(error).__name__}: {error}") from error
@@ -195,40 +158,41 @@ class CloudCluster(VMCluster):
         self._log(f"Making cluster {self.name} on {self.cloud_name}")
         self._owned = True
         if self._options["security"]:
-            await self._certify()
-        self._facts = await self._cloud.facts(None)
+            self._fleet.certificates = tls.of(self._given) if self._given else await in_thread(tls.make, self.name)
+        self.security = self._given or security(self._fleet.certificates)
+        facts = self._fleet.facts = await self._cloud.facts(None)
         self._want(planning.count(self._options))
         self.scheduler = Scheduler(self, planning.scheduler_name(self.name))
-        if self._facts.host:
-            self.scheduler.address = f"{self._protocol}://{self._facts.host}:{self._facts.port}"
+        if facts.host:
+            self._fleet.address = f"{protocol(self._options.values)}://{facts.host}:{facts.port}"
             await asyncio.gather(self.scheduler, self._first_workers())
         else:
             await self.scheduler
+        if self.scheduler.vm is None:
+            raise StartError(name=self.name, what=f"there is no machine for the scheduler: {self._cloud.shortfall}")
+        await in_thread(tls.save, self.name, self._fleet.certificates)  # not before the name is known to be ours
+        if not facts.host:
+            self._fleet.address = self.scheduler.vm.address
             await self._first_workers()
-        assert self.scheduler.vm is not None
+        self.scheduler.place(await self._cloud.locate(self.scheduler.vm))
         await reach(self.scheduler.vm, self._cloud, self.security, self._seconds("start_timeout"))
         self._log(f"Scheduler at {self.scheduler.vm.external_address}")
 
     @property
-    def _protocol(self) -> str:
-        from dask_cloudvm.bootstrap import protocol
-
-        return protocol(self._options.values)
+    def _cloud(self) -> Cloud:
+        return self._fleet.cloud
 
     def _seconds(self, option: str) -> float:
         return float(parse_timedelta(self._options[option] or "365 days"))
 
-    async def _certify(self) -> None:
-        if self._given is None:
-            self._certificates = await asyncio.to_thread(tls.make, self.name)
-        else:
-            self._certificates = tls.of(self._given)
-        await asyncio.to_thread(tls.save, self.name, self._certificates)
-        self.security = self._given or security(self._certificates)
+    async def _create(self, name: str) -> VM | None:
+        vm = await self._fleet.create(name)
+        if vm is None and name in self.worker_spec and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.ensure_future(self._fill())
+        return vm
 
     async def _first_workers(self) -> None:
-        assert self.scheduler is not None
-        self.workers = {name: Worker(self.scheduler.address or "", self, name) for name in self.worker_spec}
+        self.workers = {name: Worker(self._fleet.address, self, name) for name in self.worker_spec}
         self._created.update(self.workers.values())
         await asyncio.gather(*self.workers.values())
 
@@ -243,13 +207,13 @@ class CloudCluster(VMCluster):
             if found is None:
                 what = f"at {scheduler.external_address} asks for certificates that are not in {tls.state_folder()}"
                 raise SchedulerLost(name=self.name, what=what)
-            self._certificates = found
-        self.security = security(self._certificates)
+            self._fleet.certificates = found
+        self.security = security(self._fleet.certificates)
         info = await describe(scheduler, self._cloud, self.security, self._seconds("start_timeout"))
         theirs = info.get("options", {})
         if self._adopting:
-            self._options = self._options.with_values(f"cluster {self.name}", **theirs)
-            self._cloud = clouds.make(self.cloud_name, self._options.values)
+            self._options = self._fleet.options = self._options.with_values(f"cluster {self.name}", **theirs)
+            self._fleet.cloud = clouds.make(self.cloud_name, self._options.values)
         elif scheduler.options_digest != self._options.digest():
             differ = ", ".join(self._options.differences(theirs)) or "made by another release"
             raise ClusterExists(name=self.name, differ=differ)
@@ -257,6 +221,7 @@ class CloudCluster(VMCluster):
             not self._adopting and self._options["shutdown_on_close"] and self._options.given("shutdown_on_close")
         )
         self._log(f"Found cluster {self.name} on {self.cloud_name} with {len(workers)} workers")
+        self._fleet.scheduler, self._fleet.address = scheduler, scheduler.address
         self.scheduler = Scheduler(self, scheduler.name, scheduler)
         self.workers = {vm.name: Worker(scheduler.address, self, vm.name, vm) for vm in workers}
         self._created.update(self.workers.values())
@@ -273,8 +238,7 @@ class CloudCluster(VMCluster):
         return {key: known[key] for key in ("nthreads", "memory_limit") if known.get(key) not in (None, "auto")}
 
     def new_worker_spec(self) -> dict[str, Any]:
-        self._serial += 1
-        return {planning.worker_name(self.name, self._token, self._serial - 1): self.new_spec}
+        return {self._fleet.next_worker(): self.new_spec}
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         lost = self.scheduler_info["workers"][msg]["name"] if op == "remove" else None
@@ -293,29 +257,25 @@ class CloudCluster(VMCluster):
             self.worker_spec.update(self.new_worker_spec())
             self._correct_state()
 
-    async def _create_batch(self, names: Sequence[str]) -> list[VM | BaseException | None]:
-        """One write call for all the workers of a tick, and one for the scheduler."""
-        assert self.scheduler is not None
-        if self._facts is None:
-            self._facts = await self._cloud.facts(self.scheduler.vm)
-        made: dict[str, VM] = {}
-        first = planning.scheduler_name(self.name)
-        for role in ("scheduler", "worker"):
-            of_role = [name for name in names if (name == first) == (role == "scheduler")]
-            if not of_role:
-                continue
-            address = self.scheduler.address or ""
-            wanted = planning.machines(
-                self._options, self._cloud, self._facts, self.name, role, of_role,
-                certificates=self._certificates, address=address,
-            )  # fmt: skip
-            self._new.update(of_role)
-            for request in self._cloud.requests(wanted, self._facts):
-                made |= {vm.name: vm for vm in await self._cloud.create(request)}
-        missing = [name for name in names if name not in made]
-        if missing:
-            self._log(f"{len(missing)} of {len(names)} machines could not be had now; going on without them")
-        return [made.get(name) for name in names]
+    def _short(self) -> list[Machine]:
+        """Workers without a machine, since there was no capacity."""
+        return [w for w in self.workers.values() if w.vm is None and w.status == Status.running]
+
+    async def _fill(self) -> None:
+        """Asks again for the machines that could not be had, less and less often."""
+        pause = RETRY
+        while True:
+            await asyncio.sleep(pause)
+            if not (short := self._short()):
+                return
+            with suppress(CloudError):
+                found = await asyncio.gather(*(self._fleet.create(worker.name) for worker in short))
+                for worker, vm in zip(short, found, strict=True):
+                    if vm is not None and worker.status == Status.running:
+                        worker.place(vm)
+                    elif vm is not None:  # it was scaled away meanwhile
+                        await self._cloud.delete([vm])
+            pause = min(2 * pause, LONGEST_RETRY)
 
     async def _end_batch(self, machines: Sequence[Machine]) -> list[None]:
         """One hand-over of data and one delete call for all the workers of a tick."""
@@ -331,16 +291,15 @@ class CloudCluster(VMCluster):
     # Waiting
 
     def ready(self, n: int | None = None) -> Any:
-        """Waits until ``n`` workers, by default all that are wanted, have joined the scheduler.
+        """Waits until ``n`` workers, by default all for which there are machines, have joined the scheduler.
 
         Raises :class:`StartError` when a machine ends before it has joined, or after ``start_timeout``.
         """
         return self.sync(self._ready, n)
 
     async def _ready(self, n: int | None) -> None:
-        wanted = len(self.worker_spec) if n is None else n
         deadline = asyncio.get_running_loop().time() + self._seconds("start_timeout")
-        while len(self.observed) < wanted:
+        while len(self.observed) < (wanted := len(self.worker_spec) - len(self._short()) if n is None else n):
             self._joined.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._joined.wait(), WATCH)
@@ -355,13 +314,14 @@ class CloudCluster(VMCluster):
 
     async def _check_machines(self) -> None:
         found = {vm.name: vm for vm in await self._cloud.list(self.name)}
-        if not (own := found.get(planning.scheduler_name(self.name))) or not own.alive:
+        own = self.scheduler.vm if self.scheduler else None
+        if not (there := found.get(planning.scheduler_name(self.name))) or not there.alive:
             raise SchedulerLost(name=self.name, what=f"has ended{await tail(own, self._cloud) if own else ''}")
         for name in set(self.worker_spec) & set(self.workers) - self.observed:
-            vm = found.get(name)
-            if self.workers[name].vm and not (vm and vm.alive):
+            vm = self.workers[name].vm
+            if vm and not (name in found and found[name].alive):
                 what = f"the machine of worker {name} ended before it joined"
-                raise StartError(name=self.name, what=what + (await tail(vm, self._cloud) if vm else ""))
+                raise StartError(name=self.name, what=what + await tail(vm, self._cloud))
 
     # Ending
 
@@ -378,12 +338,14 @@ class CloudCluster(VMCluster):
         self._let_go()
         await super()._close()
         if remove:
-            await self._sweep()
-            await asyncio.to_thread(tls.forget, self.name)
+            await self._fleet.sweep()
+            await in_thread(tls.forget, self.name)
 
     def _let_go(self) -> None:
         """Makes SpecCluster forget its processes, whose close would remove each machine."""
         self.workers, self.worker_spec = {}, {}
+        if self._filling:
+            self._filling.cancel()
         self._created.clear()
         self.shutdown_scheduler = False
 
@@ -392,19 +354,12 @@ class CloudCluster(VMCluster):
 
         Returns the names of the machines removed, also by an earlier call. For use with ``asynchronous=True``.
         """
-        self._new, new = set(), self._new
-        owned = self._owned
+        owned, new = self._owned, self._fleet.new
         await self._close()
         if not owned and new:
-            await self._sweep(new)
-        return self._removed
-
-    async def _sweep(self, names: set[str] | None = None) -> None:
-        """Deletes every machine of this cluster, also those that other launchers added, or the given ones."""
-        await self._create.settled()
-        vms = [vm for vm in await self._cloud.list(self.name) if names is None or vm.name in names]
-        await self._cloud.delete(vms)
-        self._removed += [vm.name for vm in vms]
+            await self._fleet.sweep(new)
+            new.clear()
+        return self._fleet.removed
 
     # Looking
 
@@ -423,12 +378,12 @@ class CloudCluster(VMCluster):
         await asyncio.shield(self._watch_worker_status_task)
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
-        try:
-            logs: Logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
-            return logs
-        except OSError:  # the scheduler is gone: what the machines wrote themselves is still there
-            vms = await self._cloud.list(self.name)
-            return Logs({vm.name: Log(await self._cloud.console(vm)) for vm in vms})
+        if not self._watch_worker_status_comm.closed():
+            with suppress(OSError):
+                logs: Logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
+                return logs
+        vms = await self._cloud.list(self.name)  # the scheduler is gone: what the machines wrote is still there
+        return Logs({vm.name: Log(await self._cloud.console(vm)) for vm in vms})
 
     def _log(self, log: str) -> None:
         if self._report is None:
@@ -438,12 +393,8 @@ class CloudCluster(VMCluster):
             self._report(log)
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
-        html = str(super()._repr_html_(cluster_status))
         vms = [m.vm for m in (self.scheduler, *self.workers.values()) if m is not None and m.vm]
-        cells = [(vm.name, vm.role, vm.private_ip, vm.zone or "", "spot" if vm.spot else "") for vm in vms]
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
-        head = "<tr><th>Machine</th><th>Role</th><th>Address</th><th>Zone</th><th></th></tr>"
-        return f"{html}<details><summary>Machines ({len(vms)})</summary><table>{head}{rows}</table></details>"
+        return str(super()._repr_html_(cluster_status)) + widget.machines(vms)
 
     @classmethod
     def from_options(cls, options: Options, **begin: Any) -> CloudCluster:

@@ -5,8 +5,10 @@ CloudVMError                 exit code 1: expected failure, one message
 |-- NotBuiltYet              the chosen cloud cannot do this in this release
 |-- ClusterExists            a cluster of this name runs with other options
 |-- ClusterNotFound          no cluster of this name; lists the names that exist
+|-- AmbiguousName            clusters on several clouds have this name
 |-- CloudError               a cloud refused or failed something
 |   `-- StateError           the folder with the records of local machines cannot be used
+|-- NameTaken                another launcher makes a cluster of this name at the same moment
 |-- StartError               a cluster did not come up; what was made has been removed
 `-- SchedulerLost            the scheduler of a running cluster does not answer
 
@@ -42,7 +44,8 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.path, self.what) if part)
+        text = ": ".join(part for part in (self.where, self.path, self.what) if part)
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # keys may hold line feeds and escapes
 
 
 class ProfileError(CloudVMError):
@@ -51,8 +54,20 @@ class ProfileError(CloudVMError):
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(_in_order(list(problems)))
         super().__init__(what="\n".join(map(str, self.problems)))
+
+
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    """Those of one file from its top to its bottom; files and other places as they come."""
+    places = [problem.where.rsplit(":", 2) for problem in problems]
+    sources = [place[0] if len(place) == 3 else problem.where for place, problem in zip(places, problems, strict=True)]
+
+    def key(i: int) -> tuple[int, ...]:
+        numbers = [int(part) for part in places[i][1:] if part.isdecimal()]
+        return (sources.index(sources[i]), *numbers)
+
+    return [problems[i] for i in sorted(range(len(problems)), key=key)]
 
 
 class NotBuiltYet(CloudVMError):
@@ -74,8 +89,16 @@ class ClusterNotFound(CloudVMError):
         super().__init__(name=name, known=f"there is {names}" if names else "no cluster exists")
 
 
+class AmbiguousName(CloudVMError):
+    message = "there is a cluster {name!r} on {clouds}; choose one by --cloud, or cloud= in Python"
+
+
 class CloudError(CloudVMError):
     message = "cannot {doing}: {what}; {hint}"
+
+
+class NameTaken(CloudVMError):
+    message = "another launcher makes cluster {name!r} at this very moment; run the same again to adopt it"
 
 
 class StateError(CloudError):
@@ -101,5 +124,6 @@ class SchedulerLost(CloudVMError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean region?"``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    spelled = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.6)
+    return f"; did you mean {spelled[near[0]]}?" if near else ""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dask_cloudvm import profile, schema
 from dask_cloudvm.errors import Problem, ProfileError, did_you_mean
-from dask_cloudvm.text import Text
+from dask_cloudvm.text import NotPlain, Text, plain, read
 
 PREFIX = "DASK_CLOUDPROVIDER__"
 ENDINGS = (".yaml", ".yml", ".json")
@@ -28,6 +29,7 @@ class Layer:
     where: Mapping[tuple[str, ...], str]
     ambient: bool = False  # Dask's own configuration, which other software may share: unknown keys only warn
     chosen: bool = True  # named by the user for this cluster: its cloud section counts before an ambient one
+    direct: bool = False  # keywords and --set, which need not say of what section an option is
 
     def origin(self, path: tuple[str, ...]) -> str:
         """Position of a path, or of its nearest parent that has one, or of what stands below it."""
@@ -51,21 +53,15 @@ def from_files(paths: Iterable[Path]) -> list[Layer]:
     found = []
     for path in paths:
         try:
-            if b"cloudprovider" in path.read_bytes():
-                tree, where = profile.read(path)
-                found.append(under(tree, where, "cloudprovider", ambient=True, chosen=False))
+            raw = profile.load(path)
         except OSError:
             continue  # Dask skips what it may not read, too
-        except ProfileError as error:
-            if not _only_comments(path):
-                raise error
+        if b"cloudprovider" in raw:
+            tree, where, duplicates = profile.value(profile.decode(raw, str(path)), str(path))
+            if ours := [problem for place, problem in duplicates.items() if place[0] == "cloudprovider"]:
+                raise ProfileError(ours)
+            found.append(under(tree, where, "cloudprovider", ambient=True, chosen=False))
     return found
-
-
-def _only_comments(path: Path) -> bool:
-    return all(
-        not line.strip() or line.lstrip().startswith("#") for line in path.read_text("utf-8", "replace").splitlines()
-    )
 
 
 def dask_files() -> list[Path]:
@@ -107,36 +103,60 @@ def _profile(wanted: str, named_in: Sequence[Layer]) -> Layer:
     if not looks_like_a_path:
         have = f"; there is {', '.join(sorted(known))}" if known else ""
         what = f"no file and no entry under cloudprovider.profiles has this name{have}{did_you_mean(wanted, known)}"
-        raise ProfileError([Problem(wanted, "", what)])
+        raise ProfileError([Problem(wanted or "''", "", what)])
     tree, where = profile.read(wanted)
     if "cloudprovider" not in tree:
-        what = f"it has no cloudprovider section{did_you_mean('cloudprovider', tree)}"
-        raise ProfileError([Problem(f"{wanted}:1:1", "", what)])
+        raise ProfileError([_no_section(tree, where, wanted)])
     return under(tree, where, "cloudprovider")
+
+
+def _no_section(tree: Mapping[str, Any], where: Mapping[tuple[str, ...], str], file: str) -> Problem:
+    for key in tree:
+        if near := did_you_mean(key, ["cloudprovider"]):
+            return Problem(where[(key,)], key, f"there is no section {key!r}{near}")
+    for key in tree:
+        if key in schema.sections_of_profile():
+            return Problem(where[(key,)], key, "indent this, and all that belongs to it, under 'cloudprovider:'")
+    return Problem(f"{file}:1:1", "", "it has no cloudprovider section")
 
 
 def from_environment(environ: Mapping[str, str]) -> Layer:
     """``DASK_CLOUDPROVIDER__EC2__INSTANCE_TAGS__createdBy`` -> ``{ec2: {instance_tags: {createdBy: ...}}}``."""
     tree: dict[str, Any] = {}
     where: dict[tuple[str, ...], str] = {}
+    problems = []
+    sections = {section for cloud in schema.clouds() for section in schema.sections(cloud)}
     for variable in sorted(v for v in environ if v.upper().startswith(PREFIX)):
-        path = _env_path(variable[len(PREFIX) :].split("__"))
-        if _put(tree, path, Text(environ[variable])):
+        path, text = _env_path(variable[len(PREFIX) :].split("__")), Text(environ[variable])
+        if _put(tree, path, read({"type": "object"}, text) if path in sections else text):
             where[path] = f"${variable}"
+        else:
+            what = f"another variable sets all of {'.'.join(path[:-1])}, and not to a mapping; remove one of the two"
+            problems.append(Problem(f"${variable}", ".".join(path), what))
+    if problems:
+        raise ProfileError(problems)
     return Layer(tree, where, chosen=False)
 
 
 def _env_path(parts: list[str]) -> tuple[str, ...]:
-    """Lower case down to the option's name; keys below it (tags, variables) keep their case."""
+    """Lower case down to the option's name and for keys that the schema knows; other keys (tags) keep their case."""
     lower = [part.lower().replace("-", "_") for part in parts]
     depth = max((len(s) for c in schema.clouds() for s in schema.sections(c) if tuple(lower[: len(s)]) == s), default=0)
-    return (*lower[: depth + 1], *parts[depth + 1 :])
+    path = lower[: depth + 1]
+    known = schema.inside(path[0], path[-1])
+    for part in parts[depth + 1 :]:
+        path.append(part.lower() if part.lower() in known else part)
+        known = {}
+    return tuple(path)
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> bool:
+    """Whether it could be put there; a text on the way is read as the mapping that it should be."""
     for key in path[:-1]:
         inner = tree.setdefault(key, {})
-        if not isinstance(inner, dict):  # the option as a whole is set by another variable, too: that one is kept
+        if isinstance(inner, Text):
+            inner = tree[key] = read({"type": "object"}, inner)
+        if not isinstance(inner, dict):
             return False
         tree = inner
     tree[path[-1]] = value
@@ -153,13 +173,29 @@ def from_dask_config(files: Sequence[Layer], environ: Mapping[str, str]) -> Laye
     explained = [
         *(d["cloudprovider"] for d in dask.config.defaults if isinstance(d.get("cloudprovider"), Mapping)),
         *(layer.tree for layer in files),
-        dask.config.collect_env(environ).get("cloudprovider") or {},
+        _as_dask_reads(environ),
     ]
     tree: dict[str, Any] = {}
+    where: dict[tuple[str, ...], str] = {(): "dask.config.set"}
     for path, value in _leaves(dask.config.config.get("cloudprovider") or {}):
-        if not any(_same(value, _get(source, path)) for source in explained):
-            _put(tree, path, value)
-    return Layer(tree, {(): "dask.config.set"}, ambient=True, chosen=False)
+        if any(_same(value, _get(source, path)) for source in explained):
+            continue
+        if not path:
+            return Layer(value, where, ambient=True, chosen=False)
+        _put(tree, path, value)
+    return Layer(tree, where, ambient=True, chosen=False)
+
+
+def _as_dask_reads(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Like ``dask.config.collect_env``, which fails where one variable names a part of another."""
+    import dask.config
+
+    tree: dict[str, Any] = {}
+    for variable in sorted(v for v in environ if v.startswith(PREFIX)):
+        with suppress(TypeError, MemoryError, RecursionError):  # no variable that Dask itself has read causes these
+            value = _plain_if_possible(dask.config.interpret_value(environ[variable]))
+            _put(tree, variable[len(PREFIX) :].lower().split("__"), value)
+    return tree
 
 
 _MISSING = object()
@@ -169,16 +205,16 @@ def _get(tree: Any, path: Sequence[str]) -> Any:
     for key in path:
         if not isinstance(tree, Mapping):
             return _MISSING
-        tree = {_plain(k): v for k, v in tree.items()}.get(_plain(key), _MISSING)
+        tree = {_underscored(k): v for k, v in tree.items()}.get(_underscored(key), _MISSING)
     return tree
 
 
-def _plain(key: Any) -> str:
+def _underscored(key: Any) -> str:
     return str(key).replace("-", "_")
 
 
 def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and one == other
+    return type(one) is type(other) and bool(one == other)
 
 
 def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -186,18 +222,26 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         for key, value in tree.items():
             yield from _leaves(value, (*path, str(key)))
     else:
-        yield path, tree
+        yield path, _plain_if_possible(tree)
+
+
+def _plain_if_possible(value: Any) -> Any:
+    """What files and variables hold is compared as plain data; anything else is found fault with later."""
+    try:
+        return plain(value)
+    except NotPlain:
+        return value
 
 
 def from_keywords(keywords: Mapping[str, Any]) -> Layer:
     """Keyword arguments; ``None`` means not given, as everywhere in Dask."""
-    given = {key: value for key, value in keywords.items() if value is not None}
-    return Layer({schema.ANY: given}, {(): "keyword"})
+    given = {str(key): value for key, value in keywords.items() if value is not None}
+    return Layer({schema.ANY: given}, {(): "keyword"}, direct=True)
 
 
-def from_sets(assignments: Sequence[str]) -> Layer:
-    """``--set region=us-east-1`` or ``--set ec2.region=us-east-1``."""
-    tree: dict[str, Any] = {}
+def from_sets(assignments: Sequence[str]) -> list[Layer]:
+    """``--set region=us-east-1`` or ``--set ec2.region=us-east-1``, each over those to its left."""
+    found: list[Layer] = []
     problems = []
     top = schema.sections_of_profile()
     for assignment in assignments:
@@ -206,7 +250,9 @@ def from_sets(assignments: Sequence[str]) -> Layer:
             problems.append(Problem("--set", assignment, "write it as option=value"))
             continue
         path = key.strip().removeprefix("cloudprovider.").split(".")
+        tree: dict[str, Any] = {}
         _put(tree, path if path[0] in top else [schema.ANY, *path], Text(text))
+        found.append(Layer(tree, {(): "--set"}, direct=True))
     if problems:
         raise ProfileError(problems)
-    return Layer(tree, {(): "--set"})
+    return found

@@ -10,23 +10,20 @@ import copy
 import hashlib
 import json
 import os
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from dask_cloudvm import layers as gather
 from dask_cloudvm import schema
-from dask_cloudvm.checks import Checks, fixed, merge
+from dask_cloudvm.checks import Checks, fixed, hidden, hide, merge
 from dask_cloudvm.errors import Problem, ProfileError
 from dask_cloudvm.layers import Layer
-from dask_cloudvm.schema import Option, show
 
 Path = tuple[str, ...]
 DEFAULT = "default"
-_SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential")
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,11 @@ class Options:
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that differ when :meth:`identity` does."""
-        text = json.dumps([self.cloud, self.identity()], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(_text([self.cloud, self.identity()]).encode()).hexdigest()[:12]
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Names of the options in :meth:`identity` whose value in ``other`` is another."""
-        return [name for name, value in self.identity().items() if name in other and show(other[name]) != show(value)]
+        return [name for name, value in self.identity().items() if name in other and _text(other[name]) != _text(value)]
 
     def explain(self) -> list[dict[str, Any]]:
         """One row an option: option, value (secrets hidden), origin."""
@@ -77,9 +73,8 @@ class Options:
 
     def secrets(self) -> list[str]:
         """The values that :meth:`explain` hides, as texts."""
-        env = self.values["env_vars"]
-        shown = hide(schema.options(self.cloud)["env_vars"], env)
-        return [str(value) for key, value in env.items() if shown[key] != value]
+        known = schema.options(self.cloud)
+        return [text for name, value in self.values.items() for text in hidden(value, hide(known[name], value))]
 
     def with_values(self, origin: str, **values: Any) -> Options:
         """A copy with some values replaced."""
@@ -88,13 +83,8 @@ class Options:
         )
 
 
-def hide(option: Option, value: Any) -> Any:
-    """``value`` as it may be printed: secret options, and environment variables named like secrets, are masked."""
-    if option.secret and value is not None:
-        return "***"
-    if option.name == "env_vars":
-        return {key: "***" if _SECRET_NAME.search(key) else each for key, each in value.items()}
-    return value
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def resolve(
@@ -116,30 +106,52 @@ def resolve(
 
     Raises :class:`ProfileError` with every problem found. Unknown keys in Dask's own files warn only.
     """
-    environ = os.environ if environ is None else environ
-    files = gather.from_files(gather.dask_files())
-    stack = [
-        *files,
-        *gather.from_profiles(profiles, files),
-        gather.from_environment(environ),
-        gather.from_dask_config(files, environ),
-        gather.from_keywords(keywords or {}),
-        gather.from_sets(sets),
-    ]
+    stack = _gather(profiles, keywords or {}, sets, os.environ if environ is None else environ)
     options, warned = combine(stack, cloud)
     for problem in warned:
         warnings.warn(str(problem), UserWarning, stacklevel=2)
     return options
 
 
+def _gather(
+    profiles: Sequence[str | os.PathLike[str]],
+    keywords: Mapping[str, Any],
+    sets: Sequence[str],
+    environ: Mapping[str, str],
+) -> list[Layer]:
+    """Every layer, lowest first. Raises :class:`ProfileError` for all that cannot be read."""
+    problems: list[Problem] = []
+
+    def gathered(make: Callable[..., list[Layer] | Layer], *given: Any) -> list[Layer]:
+        try:
+            made = make(*given)
+        except ProfileError as error:
+            problems.extend(error.problems)
+            return []
+        return [made] if isinstance(made, Layer) else made
+
+    files = gathered(gather.from_files, gather.dask_files())
+    stack = [
+        *files,
+        *gathered(gather.from_profiles, profiles, files),
+        *gathered(gather.from_environment, environ),
+        *gathered(gather.from_dask_config, files, environ),
+        *gathered(gather.from_keywords, keywords),
+        *gathered(gather.from_sets, sets),
+    ]
+    if problems:
+        raise ProfileError(problems)
+    return stack
+
+
 def combine(stack: Sequence[Layer], cloud: str | None = None) -> tuple[Options, list[Problem]]:
     """The pure part of :func:`resolve`: layers, lowest first -> options, and warnings about ambient layers."""
     checks = Checks()
     for layer in stack:
-        if not layer.ambient:
-            checks.top(layer)
-    cloud = cloud or checks.cloud(stack)
-    checks.stop()
+        checks.top(layer)
+    cloud = checks.cloud(stack) if cloud is None else checks.known_cloud(Layer({}, {(): "keyword"}), cloud)
+    if cloud is None:
+        raise checks.error()
     known = schema.options(cloud)
     values = {name: copy.deepcopy(option.default) for name, option in known.items()}
     origins = dict.fromkeys(known, DEFAULT)

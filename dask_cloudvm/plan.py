@@ -11,6 +11,7 @@ from dask_cloudvm.bootstrap import Launch
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.options import Options
 
+ROLES = ("scheduler", "worker")
 UNKNOWN = "<known when the scheduler's machine exists>"
 HIDDEN = "<made by up>"
 
@@ -33,11 +34,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Request:
-    """One write call to the cloud, for one machine or many."""
+    """One write call to the cloud, for one machine or many.
+
+    ``alternatives`` are tried in order for the machines that the call leaves over: what each changes in ``body``, None
+    taking a key away.
+    """
 
     operation: str
     names: tuple[str, ...]
     body: Mapping[str, Any]
+    alternatives: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def count(options: Options) -> int:
 
 def requests(made: Plan, cloud: Cloud, facts: Facts) -> list[Request]:
     """The write calls of a plan: the scheduler's, then the workers'."""
-    by_role = [[m for m in made.create if m.role == role] for role in ("scheduler", "worker")]
+    by_role = [[m for m in made.create if m.role == role] for role in ROLES]
     return [request for group in by_role if group for request in cloud.requests(group, facts)]
 
 

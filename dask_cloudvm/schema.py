@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -116,6 +118,14 @@ def names(cloud: str) -> Mapping[str, str]:
     return {spelling: name for name, o in options(cloud).items() for spelling in (name, *o.aliases)}
 
 
+def inside(section: str, spelling: str) -> Mapping[str, Any]:
+    """The keys that the schema knows below an option; ``section`` is ``cluster`` or a cloud."""
+    if section not in (SHARED, *clouds()) or spelling not in names(section):
+        return {}
+    known: Mapping[str, Any] = options(section)[names(section)[spelling]].schema.get("properties", {})
+    return known
+
+
 @cache
 def sections(cloud: str) -> tuple[tuple[str, ...], ...]:
     """Paths under ``cloudprovider`` that hold options of a cloud, the more specific later."""
@@ -143,7 +153,9 @@ def _inline(schema: Any, home: str) -> Any:
         return [_inline(item, home) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    beside = {key: _inline(value, home) for key, value in schema.items() if key not in ("$ref", "default")}
+    if "anyOf" in schema:  # of a $ref and null, as the default is
+        schema = {**schema, **schema["anyOf"][0]}
+    beside = {key: _inline(value, home) for key, value in schema.items() if key not in ("$ref", "anyOf", "default")}
     if "default" in schema:
         beside["default"] = schema["default"]
     if "$ref" not in schema:
@@ -159,12 +171,40 @@ def _inline(schema: Any, home: str) -> Any:
 @cache
 def validator(cloud: str, name: str, whole: bool = False) -> Any:
     """A jsonschema validator of one option's value; ``whole=False`` lets required keys come from another layer."""
-    from jsonschema import Draft202012Validator, FormatChecker
-
-    checker = FormatChecker(formats=())
-    checker.checks("cidr")(_is_cidr)
     schema = options(cloud)[name].schema
-    return Draft202012Validator(schema if whole else _without_required(schema), format_checker=checker)
+    return _validator_class()(schema if whole else _without_required(schema), format_checker=formats())
+
+
+@cache
+def _validator_class() -> Any:
+    jsonschema = _jsonschema()
+
+    def pattern(_: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
+        # Python's $ also matches before a final line feed; that of JSON Schema does not.
+        if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
+            yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": pattern})
+
+
+@cache
+def formats() -> Any:
+    """A jsonschema format checker that knows ``cidr``."""
+    checker = _jsonschema().FormatChecker(formats=())
+    checker.checks("cidr")(_is_cidr)
+    return checker
+
+
+def _jsonschema() -> Any:
+    """jsonschema without two formats that nothing here uses; with JupyterLab installed, they take 1.5 s to import."""
+    unused = {name for name in ("isoduration", "rfc3987_syntax") if name not in sys.modules}
+    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
+    try:
+        import jsonschema
+    finally:
+        for name in unused:
+            sys.modules.pop(name, None)
+    return jsonschema
 
 
 def _without_required(schema: Any) -> Any:

@@ -7,6 +7,7 @@ One file a verb, imported when it is used, so that ``--help`` stays quick. Exit 
 from __future__ import annotations
 
 import importlib
+import signal
 from typing import Any
 
 import click
@@ -55,6 +56,7 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except CloudVMError as error:
@@ -72,11 +74,7 @@ class Verbs(click.Group):
             ctx.exit(3)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cloudvm", cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dask-cloudvm")
 def cli() -> None:
     """Dask clusters on cloud virtual machines, from a short YAML profile."""
-
-
-def main() -> None:
-    cli(prog_name="dask-cloudvm")

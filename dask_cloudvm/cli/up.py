@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,53 +40,68 @@ def command(
     keywords = {"name": name, "n_workers": n_workers, "start_timeout": timeout}
     resolved = options.resolve(*profiles, keywords=keywords, sets=sets)
     clouds.make(resolved.cloud, resolved.values, "start a cluster")
-    with _progress() as report:
-        asyncio.run(interruptible(_up(resolved, follow, fmt, report)))
+    progress = Progress()
+    try:
+        asyncio.run(interruptible(_up(resolved, follow, fmt, progress)))
+    finally:
+        progress.pause()
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Reports lines on standard error: above a spinner on a terminal, plain elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda line: click.echo(line, err=True)
-        return
-    from rich.console import Console
+class Progress:
+    """Lines on standard error: above a spinner that says what is waited for on a terminal, plain elsewhere."""
 
-    console = Console(stderr=True, highlight=False)
-    with console.status("starting") as status:
+    def __init__(self) -> None:
+        self.status: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
 
-        def report(line: str) -> None:
-            console.print(f"[green]✓[/green] {line}")
-            status.update("waiting")
+            self.status = Console(stderr=True, highlight=False).status("")
 
-        yield report
+    def __call__(self, line: str) -> None:
+        if self.status:
+            self.status.console.print(f"[green]✓[/green] {line}")
+        else:
+            click.echo(line, err=True)
+
+    def wait_for(self, what: str) -> None:
+        if self.status:
+            self.status.update(f"waiting for {what}")
+            self.status.start()
+
+    def pause(self) -> None:
+        """Takes the spinner away, for what goes to standard output."""
+        if self.status:
+            self.status.stop()
 
 
-async def _up(resolved: Options, follow: bool, fmt: str, report: Callable[[str], None]) -> None:
+async def _up(resolved: Options, follow: bool, fmt: str, progress: Progress) -> None:
     from dask_cloudvm.cluster import CLASSES
 
-    cluster = CLASSES[resolved.cloud].from_options(resolved, adaptive=follow, asynchronous=True, report=report)
+    cluster = CLASSES[resolved.cloud].from_options(resolved, adaptive=follow, asynchronous=True, report=progress)
     try:
+        progress.wait_for("the scheduler")
         await cluster
+        n = len(cluster.worker_spec)
         if resolved["adaptive"] and not follow:
-            report(
-                f"Adaptive scaling needs --follow or Python; starting the minimum of {len(cluster.worker_spec)} workers"
-            )
+            progress(f"Starting the minimum of {n} workers; adaptive scaling needs --follow, or Python")
+        progress.wait_for(f"{n} workers to join")
         await cluster.ready()
-        report(f"{len(cluster.observed)} workers joined")
+        progress(f"{len(cluster.observed)} workers joined")
+        progress.pause()
         _show(cluster, await cluster.machines(), fmt)
         if follow:
-            await _follow(cluster, report)
+            await _follow(cluster, progress)
         else:
             cluster.detach()
     except BaseException:
+        progress.wait_for("the removal of what was made")
         if removed := await asyncio.shield(cluster.undo()):
-            report(f"Removed what was made: {', '.join(removed)}")
+            progress(f"Removed what was made: {', '.join(removed)}")
         raise
     await cluster.close()
 
 
-async def _follow(cluster: CloudCluster, report: Callable[[str], None]) -> None:
+async def _follow(cluster: CloudCluster, report: Progress) -> None:
     report("Following; Ctrl-C ends it")
     await cluster.scheduler_ended()
     report("The scheduler has ended")

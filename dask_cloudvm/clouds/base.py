@@ -68,8 +68,13 @@ class Cloud(Protocol):
 
     name: ClassVar[str]
     user_data_limit: ClassVar[int]  # bytes
+    shortfall: str  # why the last create gave fewer machines than were asked for, and what to change
 
     def __init__(self, values: Mapping[str, Any]) -> None: ...
+
+    @staticmethod
+    def usable() -> bool:
+        """Whether this computer looks as if its user has clusters there; asks nobody."""
 
     async def facts(self, scheduler: VM | None) -> Facts:
         """Reads what a plan needs, for a new cluster or one with a scheduler. Raises CloudError."""
@@ -88,6 +93,9 @@ class Cloud(Protocol):
 
     async def list(self, cluster: str | None = None) -> VMs:
         """What exists, by tag; of one cluster or of all."""
+
+    async def locate(self, vm: VM) -> VM:
+        """The machine with the addresses that were not known yet when it was made."""
 
     async def delete(self, vms: Sequence[VM]) -> None:
         """Removes machines with all that belongs to them. Idempotent."""

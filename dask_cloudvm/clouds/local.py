@@ -5,7 +5,6 @@ Needs no account, no root and no network. Records, logs and files live in the us
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -23,8 +22,9 @@ from typing import Any, ClassVar
 from dask_cloudvm import bootstrap, tls
 from dask_cloudvm.clouds import machine
 from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Facts, Requests, VMs
-from dask_cloudvm.errors import CloudError, StateError
+from dask_cloudvm.errors import CloudError, NameTaken, StateError
 from dask_cloudvm.plan import Machine, Request
+from dask_cloudvm.threads import in_thread
 
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL: a scheduler tells its clients in 0.2, workers need over 4 without it
 BOOT = 30.0  # seconds after which a machine that never registered its process counts as ended
@@ -47,9 +47,14 @@ class Local:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
         self.root = tls.state_folder() / "local"
+        self.shortfall = ""
+
+    @staticmethod
+    def usable() -> bool:
+        return True
 
     async def facts(self, scheduler: VM | None) -> LocalFacts:
-        return await asyncio.to_thread(self._facts, scheduler)
+        return await in_thread(self._facts, scheduler)
 
     def _facts(self, scheduler: VM | None) -> LocalFacts:
         if scheduler is not None:
@@ -85,8 +90,7 @@ class Local:
     def requests(self, machines: Sequence[Machine], facts: Facts) -> Requests:
         first, launch = machines[0], machines[0].launch
         body = {
-            "tags": {key: value for key, value in first.tags.items() if key != "name"}
-            | dict(self.values["instance_tags"]),
+            "tags": {**self.values["instance_tags"], **{k: v for k, v in first.tags.items() if k != "name"}},
             "protocol": bootstrap.protocol(first.options),
             "port": facts.port if first.role == "scheduler" else None,
             "host": facts.host,
@@ -97,29 +101,39 @@ class Local:
         return [Request("start", tuple(m.name for m in machines), body)]
 
     async def create(self, request: Request) -> VMs:
-        return await asyncio.to_thread(self._create, request)
+        return await in_thread(self._create, request)
 
     def _create(self, request: Request) -> VMs:
-        folders = [self.root / request.body["tags"]["cluster"] / name for name in request.names]
+        cluster = request.body["tags"]["cluster"]
+        folders: list[Path] = []
         try:
-            for folder, name in zip(folders, request.names, strict=True):
-                self._prepare(folder, name, request.body)
+            for name in request.names:
+                folders.append(self._claim(cluster, name))
+                self._prepare(folders[-1], name, request.body)
             starts = [(folder, self._boot(folder)) for folder in folders]
+        except FileExistsError:
+            _remove(folders)
+            raise NameTaken(name=cluster) from None
         except OSError as error:
             _remove(folders)
             raise StateError.of("start machines", self.root, error) from None
-        failed = [(folder, start.communicate()[1]) for folder, start in starts if start.wait() != 0]
+        failed = [folder for folder, start in starts if start.wait() != 0]
         if failed:
+            what = _tail(failed[0] / LOG).strip()
             _remove(folders)
-            what = failed[0][1].decode(errors="replace").strip()
             raise CloudError(doing="start a machine", what=what, hint="change worker_command or worker_module")
         return [vm for folder in folders if (vm := _read(folder)) is not None]
 
+    def _claim(self, cluster: str, name: str) -> Path:
+        """A new folder for a machine. Raises FileExistsError where there is one of this name."""
+        folder = self.root / cluster / name
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        return folder
+
     def _prepare(self, folder: Path, name: str, body: Mapping[str, Any]) -> None:
         """The machine's disk: its files, and its record, which makes it exist."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, parents=True)
-
         def fill(text: str) -> str:
             return bootstrap.fill(text, name, str(folder))
 
@@ -140,7 +154,7 @@ class Local:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     async def list(self, cluster: str | None = None) -> VMs:
-        return await asyncio.to_thread(self._list, cluster)
+        return await in_thread(self._list, cluster)
 
     def _list(self, cluster: str | None) -> VMs:
         try:
@@ -154,8 +168,11 @@ class Local:
             raise StateError.of("list machines", self.root, error) from None
         return [vm for folder in folders if (vm := _read(folder)) is not None]
 
+    async def locate(self, vm: VM) -> VM:
+        return vm
+
     async def delete(self, vms: Sequence[VM]) -> None:
-        await asyncio.to_thread(self._delete, vms)
+        await in_thread(self._delete, vms)
 
     def _delete(self, vms: Sequence[VM]) -> None:
         if not vms:
@@ -166,7 +183,7 @@ class Local:
             raise StateError.of("remove machines", self.root, error) from None
 
     async def console(self, vm: VM) -> str:
-        return await asyncio.to_thread(_tail, Path(vm.id) / LOG)
+        return await in_thread(_tail, Path(vm.id) / LOG)
 
 
 def _address_of(interface: str | None) -> str:
@@ -251,15 +268,31 @@ def _signal(folder: Path) -> None:
 
 
 def _end_processes(folders: set[str]) -> None:
+    """Waits a little for the machines' processes to end by themselves, and kills those that do not."""
     import psutil
 
-    _, left = psutil.wait_procs(_processes(folders), timeout=GRACE)
-    while left or (left := _processes(folders)):
+    left = _outlive(_processes(folders), GRACE)
+    while left or (left := _processes(folders)):  # again, for what they may have started meanwhile
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=GRACE)
-        left = []
+        left = _outlive(left, GRACE)
+
+
+def _outlive(processes: Sequence[Any], seconds: float) -> Sequence[Any]:
+    """Those of ``processes`` that still run after ``seconds``; returns as soon as there is none."""
+    deadline = time.monotonic() + seconds
+    while (processes := [p for p in processes if _runs(p)]) and time.monotonic() < deadline:
+        time.sleep(0.01)  # nothing tells of the end of a process that is not a child
+    return processes
+
+
+def _runs(process: Any) -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _processes(folders: set[str]) -> list[Any]:
@@ -269,7 +302,7 @@ def _processes(folders: set[str]) -> list[Any]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(machine.MARK) in folders and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(machine.MARK) in folders and _runs(process):
                 found.append(process)
     return found
 

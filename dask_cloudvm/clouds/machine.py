@@ -76,9 +76,7 @@ def main(root: str, folder: str) -> None:
     try:
         os.execvpe(record["argv"][0], record["argv"], {**os.environ, **record["env"], MARK: folder})
     except OSError as error:
-        message = f"cannot run {record['argv'][0]}: {error.strerror}"
-        os.write(tell, message.encode())
-        sys.exit(message)
+        os.write(tell, f"cannot run {record['argv'][0]}: {error.strerror}".encode())
 
 
 def _register(root: str, path: str) -> Any:

@@ -1,0 +1,313 @@
+"""The command line, run as a user runs it: processes, exit codes, standard output and error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dask_cloudvm import down, ls, tls
+from dask_cloudvm.cli import VERBS
+
+CONFIG = Path(__file__).parents[1] / "config"
+SMALL = ["--set", "local.memory_limit=600 MiB", "--set", "cluster.idle_timeout=2 minutes"]
+
+
+def run(*args: str, command: tuple[str, ...] = ("-m", "dask_cloudvm"), **kwargs):
+    return subprocess.run([sys.executable, *command, *args], capture_output=True, text=True, timeout=80, **kwargs)
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dask_cloudvm", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    yield
+    left = {vm.cluster for vm in ls()}
+    if left:
+        down(*left)
+    assert not left
+
+
+def wait_until(condition, seconds: float = 40.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+def test_the_road_of_a_profile(tmp_path):
+    profile = tmp_path / "p.yaml"
+    assert run("init", "local", str(profile)).returncode == 0
+    assert (
+        run("init", "local", str(profile)).stderr
+        == f"error: cannot write {profile}: it exists; use --force to overwrite it\n"
+    )
+    assert run("validate", str(profile)).stdout == f"{profile}: ok\n"
+
+    planned = run("plan", str(profile), "--name", "road", *SMALL)
+    assert planned.stdout.splitlines()[0] == "cluster road on local"
+    assert "+ start    road-scheduler" in planned.stdout
+
+    up = run("up", str(profile), "--name", "road", *SMALL)
+    assert up.returncode == 0, up.stderr
+    assert "Cluster road is running on local with 2 workers" in up.stdout
+    assert re.search(r"scheduler  tls://127\.0\.0\.1:\d+", up.stdout)
+    assert re.search(r"dashboard  http://127\.0\.0\.1:\d+/status", up.stdout)
+    assert "2 workers joined" in up.stderr
+
+    lines = up.stdout[up.stdout.index("from dask_cloudvm") :]  # the two lines that connect, as they are printed
+    done = run("-c", f"{lines}\nprint(client.submit(sum, [1, 2]).result())", command=())
+    assert done.stdout.splitlines()[-1] == "3", done.stderr
+
+    [row] = json.loads(run("ls", "-o", "json").stdout)
+    assert (row["name"], row["state"], row["workers"], len(row["machines"])) == ("road", "running", 2, 3)
+    assert run("ls").stdout.splitlines()[1].startswith("road  local  running  2")
+
+    kept = json.loads(run("plan", str(profile), "--name", "road", "--n-workers", "3", *SMALL, "-o", "json").stdout)
+    assert (len(kept["keep"]), [call["names"] for call in kept["create"]]) == (3, [["road-worker-new-0"]])
+
+    assert run("scale", "road", "1").stdout == "road has 1 workers\n"
+    status = json.loads(run("status", "road", "-o", "json").stdout)
+    assert (status["workers"], status["joined"], status["answer"]) == (1, 1, None)
+    again = json.loads(run("up", str(profile), "--name", "road", *SMALL, "-o", "json").stdout)
+    assert (again["workers"], again["scheduler"]) == (2, row["scheduler"])
+
+    logs = run("logs", "road").stdout
+    assert "==> road-scheduler <==" in logs and "Register worker" in logs
+    one = run("logs", "road", "--worker", again["machines"][-1]["name"], "--boot").stdout
+    assert one.count("==>") == 1 and "Start worker at" in one
+    other = run("up", str(profile), "--name", "road", *SMALL, "--set", "nthreads=2")
+    assert (other.returncode, "already runs with other options (nthreads)" in other.stderr) == (1, True)
+
+    assert run("down", "road").stdout == "removed road: 3 machines\n"
+    assert run("ls").stderr == "no clusters\n"
+
+
+def test_names_that_do_not_exist():
+    for verb in (["down"], ["status"], ["logs"]):
+        result = run(*verb, "nope")
+        assert (result.returncode, result.stderr) == (1, "error: there is no cluster 'nope'; no cluster exists\n")
+    assert run("scale", "nope", "1").returncode == 1
+    assert run("up", str(CONFIG / "local.yaml"), "--n-workers", "0", "--name", "there").returncode == 0
+    result = run("down", "nope", "there")
+    assert result.stderr == "error: there is no cluster 'nope'; there is there\n"
+    assert {vm.cluster for vm in ls()} == {"there"}, "all or none"
+    machine = run("logs", "there", "--worker", "there-schedular")
+    assert "did you mean there-scheduler?" in machine.stderr
+    assert run("down", "--all").stdout == "removed there: 1 machines\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["first", "scheduler", "workers"])
+def test_interrupted_up_removes_what_was_made(number, stage):
+    with start("up", "--name", "halt", "--n-workers", "2", *SMALL) as process:
+        if stage == "first":
+            assert "Making cluster" in process.stderr.readline()
+        elif stage == "scheduler":
+            wait_until(lambda: len(ls()) == 3)
+        else:
+            while "Scheduler at" not in process.stderr.readline():
+                pass
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130, errors
+    assert "stopping; cleaning up" in errors
+    assert errors.endswith("interrupted\n")
+    assert ls() == []
+    assert tls.load("halt") is None
+
+
+def test_interrupted_up_of_a_running_cluster_keeps_what_was_there():
+    assert run("up", "--name", "old", "--n-workers", "1", *SMALL).returncode == 0
+    before = {vm.name for vm in ls()}
+    with start("up", "--name", "old", "--n-workers", "3", *SMALL) as process:
+        wait_until(lambda: len(ls()) > 2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert "Removed what was made: old-worker-" in errors
+    assert {vm.name for vm in ls()} == before
+    run("down", "old")
+
+
+@pytest.mark.parametrize("machines", [1, 3])
+def test_killed_launcher_leaves_what_ls_shows_and_down_removes(machines):
+    with start("up", "--name", "dead", "--n-workers", "2", *SMALL) as process:
+        wait_until(lambda: len(ls()) >= machines)
+        process.kill()
+    [row] = json.loads(run("ls", "-o", "json").stdout)
+    assert row["name"] == "dead"
+    assert run("down", "dead").returncode == 0
+    assert ls() == []
+    pids = [pid for pid in os.listdir("/proc") if pid.isdigit()] if os.path.isdir("/proc") else []
+    marks = [pid for pid in pids if str(tls.state_folder()).encode() in _environment(pid)]
+    assert marks == []
+
+
+def _environment(pid: str) -> bytes:
+    try:
+        return b"\0".join(
+            v for v in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if v.startswith(b"DASK_CLOUDVM_M")
+        )
+    except OSError:
+        return b""
+
+
+def test_follow_scales_with_the_load_and_ends_with_ctrl_c(tmp_path):
+    profile = tmp_path / "p.yaml"
+    adaptive = "{minimum: 1, maximum: 2, interval: 100ms, target_duration: 1s}"
+    profile.write_text(f"cloudprovider: {{cluster: {{name: flow, adaptive: {adaptive}}}}}")
+    plain = run("up", str(profile), *SMALL)
+    assert "Starting the minimum of 1 workers; adaptive scaling needs --follow, or Python" in plain.stderr.replace(
+        "\n", " "
+    )
+    run("down", "flow")
+    with start("up", str(profile), "--follow", *SMALL) as process:
+        while "Following" not in process.stderr.readline():
+            pass
+        program = (
+            "import time\nfrom dask_cloudvm import from_name\nclient = from_name('flow').get_client()\n"
+            "client.gather(client.map(lambda i: time.sleep(0.2), range(40)))\n"
+            "print(len(client.scheduler_info(n_workers=-1)['workers']))"
+        )
+        assert run("-c", program, command=()).stdout.splitlines()[-1] == "2"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130, errors
+    assert "Removed what was made: " in errors
+
+
+def test_follow_ends_when_the_cluster_does():
+    result = run("up", "--name", "brief", "--follow", "--set", "idle_timeout=8s")
+    assert result.returncode == 0, result.stderr
+    assert "The scheduler has ended" in result.stderr
+    assert ls() == []
+
+
+def test_explain_shows_values_from_all_layers(tmp_path):
+    ambient = Path(os.environ["DASK_CONFIG"]) / "mine.yaml"
+    ambient.write_text("cloudprovider:\n  cluster:\n    env_vars: {A: ambient}\n  local: {dashboard_port: 8999}\n")
+    base, more = tmp_path / "base.yaml", tmp_path / "more.yaml"
+    base.write_text(
+        "cloudprovider:\n  cluster:\n    name: base\n    n_workers: 1\n    env_vars: {B: base, API_KEY: s3cret}\n"
+    )
+    more.write_text("cloudprovider:\n  local:\n    n_workers: 2\n")
+    environ = os.environ | {"DASK_CLOUDPROVIDER__LOCAL__NTHREADS": "3"}
+    result = run("explain", str(base), str(more), "--set", "spot=on", "-o", "json", env=environ)
+    rows = {row["option"]: (row["value"], row["origin"]) for row in json.loads(result.stdout)["options"]}
+    assert rows["dashboard_port"] == (8999, f"{ambient}:4:11")
+    assert rows["name"] == ("base", f"{base}:3:5")
+    assert rows["n_workers"] == (2, f"{more}:3:5")
+    assert rows["nthreads"] == (3, "$DASK_CLOUDPROVIDER__LOCAL__NTHREADS")
+    assert rows["spot"] == (True, "--set")
+    assert rows["idle_timeout"] == ("20 minutes", "default")
+    assert rows["env_vars"] == ({"A": "ambient", "B": "base", "API_KEY": "***"}, f"{base}:5:5, {ambient}:3:5")
+    assert "s3cret" not in result.stdout + run("plan", str(base), "-o", "json").stdout
+
+
+BAD = {
+    "port: text": "local: {port: text}",
+    "unknown key": "local: {prot: 1}",
+    "unknown cloud": "cloud: lokal",
+    "two clouds": "local: {}\n  ec2: {}",
+    "negative": "cluster: {n_workers: -1}",
+    "duration": "cluster: {idle_timeout: soon}",
+    "name": "cluster: {name: A_b}",
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_bad_profiles_make_nothing(text, tmp_path):
+    profile = tmp_path / "bad.yaml"
+    profile.write_text(f"cloudprovider:\n  {text}\n")
+    for verb in ("up", "plan", "explain"):
+        result = run(verb, str(profile))
+        assert result.returncode == 2
+        assert re.fullmatch(rf"{re.escape(str(profile))}:[23]:\d+: .+\n", result.stderr)
+        assert result.stdout == ""
+    assert not tls.state_folder().exists()
+
+
+def test_usage_errors_and_exit_codes(tmp_path):
+    for args in (
+        ["upp"],
+        ["down"],
+        ["down", "a", "--all"],
+        ["scale", "x", "-1"],
+        ["init", "mars"],
+        ["up", "--set", "x"],
+    ):
+        assert run(*args).returncode == 2, args
+    assert "did you mean up?" in run("upp").stderr
+    ec2 = run("up", str(tmp_path / "none.yaml"))
+    assert (ec2.returncode, ec2.stderr) == (2, f"{tmp_path / 'none.yaml'}: cannot read it: no such file or directory\n")
+    blocked = run("up", env=os.environ | {"XDG_STATE_HOME": __file__})
+    assert blocked.returncode == 1
+    assert re.fullmatch(r"(Making .*\n)?error: cannot .* in .*: not a directory; .*XDG_STATE_HOME.*\n", blocked.stderr)
+
+
+def test_a_worker_that_ends_before_it_joins_ends_up_and_leaves_nothing():
+    result = run("up", "--name", "broken", "--n-workers", "2", "--set", "worker_class=no.such.Class")
+    assert result.returncode == 1
+    message = result.stderr[result.stderr.index("error: ") :]
+    assert re.match(r"error: cluster 'broken' did not start: the machine of worker broken-worker-\S+ ended", message)
+    assert "No module named 'no'" in message
+    assert ls() == []
+
+
+def test_a_bug_says_how_to_report_it(monkeypatch):
+    program = (
+        "import dask_cloudvm.api as api, dask_cloudvm.cli as c\n"
+        "async def broken(cloud): raise ZeroDivisionError('oh')\n"
+        "api.everything = broken\nc.cli(['ls'])"
+    )
+    result = run("-c", program, command=())
+    assert result.returncode == 3
+    assert "ZeroDivisionError: oh" in result.stderr
+    assert "please report it" in result.stderr
+
+
+def test_the_three_doors():
+    for command in (("-m", "dask_cloudvm"), ("-m", "dask", "cloudvm")):
+        result = run("options", "local", "-o", "json", command=command)
+        assert "nthreads" in {row["option"] for row in json.loads(result.stdout)}, result.stderr
+        assert run("down", "nope", command=command).returncode == 1
+    assert json.loads(run("schema").stdout)["title"] == "profile"
+    assert json.loads(run("schema", "gcp").stdout)["title"] == "gcp"
+
+
+def test_help_of_every_verb():
+    for verb in VERBS:
+        result = run(verb, "--help")
+        assert result.returncode == 0
+        assert "Usage:" in result.stdout
+
+
+def complete(line: str) -> list[str]:
+    environ = os.environ | {
+        "_DASK_CLOUDVM_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+    }
+    return run("-c", "from dask_cloudvm.__main__ import main; main()", command=(), env=environ).stdout.splitlines()
+
+
+def test_shell_completion(tmp_path):
+    assert complete("dask-cloudvm sc") == ["plain,scale", "plain,schema"]
+    assert complete("dask-cloudvm up ") == ["file,"]
+    named = Path(os.environ["DASK_CONFIG"]) / "named.yaml"
+    named.write_text("cloudprovider:\n  profiles:\n    nightly: {cluster: {n_workers: 0, name: late}}\n")
+    assert complete("dask-cloudvm up ni") == ["plain,nightly", "file,ni"]
+    assert run("up", "nightly").returncode == 0
+    assert complete("dask-cloudvm down l") == ["plain,late"]
+    run("down", "late")
