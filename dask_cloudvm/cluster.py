@@ -93,6 +93,7 @@ class CloudCluster(VMCluster):
         self._joined = asyncio.Event()
         self._start_task: asyncio.Task[Any] | None = None
         self._filling: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         for shared_by_class in ("options", "scheduler_options", "worker_options"):
             setattr(self, shared_by_class, {})
         try:
@@ -331,13 +332,19 @@ class CloudCluster(VMCluster):
         self.shutdown_on_close = False
 
     async def _close(self) -> None:
-        if self.status in (Status.closing, Status.closed):
-            await super()._close()
-            return
-        remove = self._owned
+        """Everyone who closes waits for the same end: a loop that stops before it would leave machines."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_once())
+        try:
+            await asyncio.shield(self._closing)
+        except Exception:
+            self._closing = None  # such as a cloud that did not answer: the next call tries again
+            raise
+
+    async def _close_once(self) -> None:
         self._let_go()
         await super()._close()
-        if remove:
+        if self._owned:
             await self._fleet.sweep()
             await in_thread(tls.forget, self.name)
 
