@@ -144,6 +144,8 @@ class CloudCluster(VMCluster):
         if scheduler is not None:
             await self._adopt(scheduler, [vm for vm in existing if vm.role == "worker" and vm.alive])
         elif self._adopting:
+            if existing:
+                raise SchedulerLost(name=self.name, what="has ended")
             raise ClusterNotFound(self.name, {vm.cluster for vm in await self._cloud.list()})
         else:
             await self._cloud.delete(existing)  # what is left of an earlier cluster of this name

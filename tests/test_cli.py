@@ -15,6 +15,7 @@ import pytest
 
 from dask_cloudvm import down, ls, tls
 from dask_cloudvm.cli import VERBS
+from dask_cloudvm.clouds import local
 
 CONFIG = Path(__file__).parents[1] / "config"
 SMALL = ["--set", "local.memory_limit=600 MiB", "--set", "cluster.idle_timeout=2 minutes"]
@@ -263,6 +264,23 @@ def test_a_worker_that_ends_before_it_joins_ends_up_and_leaves_nothing():
     assert re.match(r"error: cluster 'broken' did not start: the machine of worker broken-worker-\S+ ended", message)
     assert "No module named 'no'" in message
     assert ls() == []
+
+
+def test_a_dead_scheduler_is_exit_1_and_up_starts_anew():
+    profile = str(CONFIG / "local.yaml")
+    assert run("up", profile, "--name", "dead", "--n-workers", "0").returncode == 0
+    [vm] = ls()
+    for process in local._processes({vm.id}):
+        process.kill()
+    scaled = run("scale", "dead", "1")
+    assert (scaled.returncode, scaled.stdout) == (1, "")
+    assert scaled.stderr.startswith("error: the scheduler of cluster 'dead' has ended; see")
+    status = run("status", "dead")
+    assert status.returncode == 0 and "the scheduler has ended" in status.stdout
+    assert "Scheduler at" in run("logs", "dead").stdout
+    assert run("up", profile, "--name", "dead", "--n-workers", "1").returncode == 0
+    assert len(ls()) == 2
+    run("down", "dead")
 
 
 def test_a_bug_says_how_to_report_it(monkeypatch):

@@ -175,8 +175,8 @@ def test_idle_cluster_ends_by_itself_and_its_name_is_free_again():
     cluster.detach()
     cluster.close()
     wait_until(lambda: not any(vm.alive for vm in ls()))
-    with pytest.raises(ClusterNotFound):
-        from_name("idle", report=lambda line: None).close()
+    with pytest.raises(SchedulerLost, match="scheduler of cluster 'idle' has ended; see 'dask-cloudvm logs idle'"):
+        from_name("idle", report=lambda line: None)
     with LocalVMCluster("idle", n_workers=0, **SMALL):
         assert names("scheduler") == {"idle-scheduler"}
 

@@ -52,6 +52,15 @@ def _url(protocol: str, host: str, port: int | None) -> str:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One thing that a cluster needs: as it is, or what to do about it."""
+
+    what: str
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a plan needs to know and only the cloud can tell; each cloud adds its own."""
 
@@ -60,6 +69,7 @@ class Facts:
 
 
 VMs: TypeAlias = list[VM]
+Checks: TypeAlias = list[Check]
 Requests: TypeAlias = "list[Request]"
 
 
@@ -102,3 +112,9 @@ class Cloud(Protocol):
 
     async def console(self, vm: VM) -> str:
         """The end of the machine's boot log."""
+
+    async def doctor(self) -> Checks:
+        """Looks at everything a cluster needs, and makes nothing."""
+
+    def policies(self, role: str | None) -> Mapping[str, Mapping[str, Any]]:
+        """PURE: the least permissions, ``setup`` and ``ongoing``, in the cloud's own form; empty where none are needed."""

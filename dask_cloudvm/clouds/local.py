@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from dask_cloudvm import bootstrap, tls
 from dask_cloudvm.clouds import machine
-from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Facts, Requests, VMs
+from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Check, Checks, Facts, Requests, VMs
 from dask_cloudvm.errors import CloudError, NameTaken, StateError
 from dask_cloudvm.plan import Machine, Request
 from dask_cloudvm.threads import in_thread
@@ -134,6 +134,7 @@ class Local:
 
     def _prepare(self, folder: Path, name: str, body: Mapping[str, Any]) -> None:
         """The machine's disk: its files, and its record, which makes it exist."""
+
         def fill(text: str) -> str:
             return bootstrap.fill(text, name, str(folder))
 
@@ -184,6 +185,12 @@ class Local:
 
     async def console(self, vm: VM) -> str:
         return await in_thread(_tail, Path(vm.id) / LOG)
+
+    async def doctor(self) -> Checks:
+        return [Check("account", True, "this computer needs none"), Check("records", True, f"in {self.root}")]
+
+    def policies(self, role: str | None) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
 
 def _address_of(interface: str | None) -> str:
