@@ -48,12 +48,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
+    """What is to be made, what is kept, and what is to go."""
+
     create: tuple[Machine, ...] = ()
     keep: tuple[VM, ...] = ()
     delete: tuple[VM, ...] = ()
 
 
 def scheduler_name(cluster: str) -> str:
+    """The name of a cluster's only scheduler."""
     return f"{cluster}-scheduler"
 
 
@@ -135,10 +138,15 @@ def placeholders() -> dict[str, str]:
 def render(made: Plan, calls: Sequence[Request], secrets: Sequence[str] = ()) -> dict[str, Any]:
     """A plan as plain data for ``-o json`` and ``-o yaml``: the bodies as they are sent, but for secrets."""
     return {
-        "create": [{"operation": r.operation, "names": list(r.names), "body": _hide(r.body, secrets)} for r in calls],
+        "create": [_hide(_call(request), secrets) for request in calls],
         "keep": [vm.name for vm in made.keep],
         "delete": [vm.name for vm in made.delete],
     }
+
+
+def _call(request: Request) -> dict[str, Any]:
+    call = {"operation": request.operation, "names": list(request.names), "body": request.body}
+    return {**call, "alternatives": list(request.alternatives)} if request.alternatives else call
 
 
 def _hide(value: Any, secrets: Sequence[str]) -> Any:

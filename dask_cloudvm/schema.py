@@ -252,6 +252,7 @@ def signature(cloud: str, leading: tuple[inspect.Parameter, ...] = ()) -> inspec
 
 
 def python_type(option: Option) -> str:
+    """The annotation of the option as a keyword, such as ``int | None``."""
     kinds = [_PYTHON[t] for t in option.types if t != "null"]
     return " | ".join([*kinds, "None"])
 

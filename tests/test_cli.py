@@ -80,6 +80,7 @@ def test_the_road_of_a_profile(tmp_path):
     assert run("scale", "road", "1").stdout == "road has 1 workers\n"
     status = json.loads(run("status", "road", "-o", "json").stdout)
     assert (status["workers"], status["joined"], status["answer"]) == (1, 1, None)
+    assert re.search(r"\nroad-worker-\S+  worker +running  joined ", run("status", "road").stdout)
     again = json.loads(run("up", str(profile), "--name", "road", *SMALL, "-o", "json").stdout)
     assert (again["workers"], again["scheduler"]) == (2, row["scheduler"])
 

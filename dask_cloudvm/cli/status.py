@@ -24,10 +24,8 @@ def command(name: str, cloud: str | None, fmt: str) -> None:
         if result.get(key) is not None:
             click.echo(f"{key:10} {result[key]}")
     click.echo()
-    rows = [
-        (m["name"], m["role"], m["state"], m["joined"], age(m["created"]), m["zone"] or "-") for m in result["machines"]
-    ]
-    table(rows, ("machine", "role", "state", "dask", "since", "zone"))
+    columns = ("name", "role", "state", "dask", "since", "zone")
+    table([[{**m, "since": age(m["created"])}[c] or "-" for c in columns] for m in result["machines"]], columns)
 
 
 async def _status(name: str, cloud: str | None) -> dict[str, Any]:

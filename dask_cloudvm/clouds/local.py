@@ -34,6 +34,8 @@ LOG = "console.log"
 
 @dataclass(frozen=True)
 class LocalFacts(Facts):
+    """Where the scheduler will listen on this computer."""
+
     host: str = "127.0.0.1"
     dashboard_port: int | None = None
 
