@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dask_cloudvm import clouds, options, tls
 from dask_cloudvm.clouds.base import VM, Cloud
-from dask_cloudvm.errors import AmbiguousName, ClusterNotFound
+from dask_cloudvm.errors import AmbiguousName, CloudError, ClusterNotFound
 
 if TYPE_CHECKING:
     from dask_cloudvm.cluster import CloudCluster
@@ -64,9 +65,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def everything(cloud: str | None = None) -> list[VM]:
-    """Like :func:`ls`, asynchronous; of one cloud or of all."""
-    asked = [c for c in clouds.existing() if cloud in (None, c.name)]
-    return [vm for found in await asyncio.gather(*(c.list() for c in asked)) for vm in found]
+    """Like :func:`ls`, asynchronous; of one cloud, or of all with a warning for each that cannot be asked."""
+    asked = [c for c in clouds.existing() if c.name == cloud] if cloud else clouds.existing()
+    answers = await asyncio.gather(*(c.list() for c in asked), return_exceptions=True)
+    found: list[VM] = []
+    for answer in answers:
+        if not isinstance(answer, BaseException):
+            found += answer
+        elif cloud or not isinstance(answer, CloudError):
+            raise answer
+        else:  # clusters elsewhere can be looked at and removed even so
+            warnings.warn(str(answer), stacklevel=2)
+    return found
 
 
 async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:

@@ -284,6 +284,26 @@ def test_a_dead_scheduler_is_exit_1_and_up_starts_anew():
     run("down", "dead")
 
 
+def test_a_cloud_that_cannot_be_asked_hides_no_other():
+    program = (
+        "import dask_cloudvm.clouds as clouds, dask_cloudvm.cli as cli\n"
+        "from dask_cloudvm.errors import CloudError\n"
+        "class Broken:\n"
+        "    name = 'broken'\n"
+        "    async def list(self): raise CloudError(doing='list machines', what='expired', hint='log in again')\n"
+        "known = clouds.existing()\n"
+        "clouds.existing = lambda: [*known, Broken()]\n"
+        "cli.cli({})"
+    )
+    assert run("up", "--name", "here", "--n-workers", "0").returncode == 0
+    result = run("-c", program.format(["ls"]), command=())
+    assert result.stderr == "warning: cannot list machines: expired; log in again\n"
+    assert "here  local" in result.stdout
+    asked = run("-c", program.format(["ls", "--cloud", "broken"]), command=())
+    assert (asked.returncode, asked.stderr) == (1, "error: cannot list machines: expired; log in again\n")
+    assert run("-c", program.format(["down", "here"]), command=()).stdout == "removed here: 1 machines\n"
+
+
 def test_a_bug_says_how_to_report_it(monkeypatch):
     program = (
         "import dask_cloudvm.api as api, dask_cloudvm.cli as c\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import warnings
 from typing import Any
 
 import click
@@ -28,8 +29,14 @@ VERBS = {
     "init": "Write a commented profile.",
     "options": "List options.",
     "schema": "Print the JSON Schema of profiles.",
+    "doctor": "Check what a cluster needs: credentials, permissions, quota.",
+    "policy": "Print the least permissions that clusters need.",
 }
 BUG = "this is a bug in dask-cloudvm; please report it with this text, the command and the profile"
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
 
 
 class Verbs(click.Group):
@@ -57,6 +64,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             return super().invoke(ctx)
         except CloudVMError as error:

@@ -55,11 +55,21 @@ def emit(value: Any, fmt: str) -> None:
     if fmt == JSON:
         click.echo(json.dumps(value, indent=2, default=str))
     else:
-        import yaml
+        click.echo(_yaml(json.loads(json.dumps(value, default=str))), nl=False)
 
-        click.echo(
-            yaml.safe_dump(json.loads(json.dumps(value, default=str)), sort_keys=False, allow_unicode=True), nl=False
-        )
+
+def _yaml(value: Any) -> str:
+    """YAML in which a text of several lines stands as it is."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:

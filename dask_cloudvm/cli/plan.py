@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -29,11 +30,14 @@ def command(
         return
     click.echo(f"cluster {shown['cluster']} on {shown['cloud']}")
     for call in shown["create"]:
-        first, *rest = call["names"]
-        click.echo(f"  + {call['operation']:8} {first}{f' and {len(rest)} more' if rest else ''}")
+        click.echo(f"  + {call['operation']:8} {_names(call['names'])}".rstrip())
     for sign, action in (("=", "keep"), ("-", "delete")):
         for machine in shown[action]:
             click.echo(f"  {sign} {action:8} {machine}")
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
 
 
 async def _plan(resolved: Options, offline: bool) -> dict[str, Any]:

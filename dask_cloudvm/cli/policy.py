@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import click
+
+from dask_cloudvm import clouds, options
+from dask_cloudvm.cli.common import JSON, YAML, emit
+from dask_cloudvm.errors import NotBuiltYet
+
+
+@click.command()
+@click.argument("cloud")
+@click.option("--part", type=click.Choice(["setup", "ongoing"]), help="Only this part, as a document to paste.")
+@click.option("--role", metavar="ARN", help="What the machines may be, where iam_instance_profile is used.")
+@click.option("-o", "--output", "fmt", type=click.Choice([JSON, YAML]), default=JSON, help="Form of the result.")
+def command(cloud: str, part: str | None, role: str | None, fmt: str) -> None:
+    """Print the least permissions that clusters on CLOUD need.
+
+    In two parts: setup makes what clusters share, such as the security group, and is needed once; ongoing is everything
+    else, with whatever removes anything limited to machines with tags of dask-cloudvm.
+    """
+    if cloud not in clouds.REGISTRY:
+        raise NotBuiltYet(doing="print a policy", cloud=cloud)
+    made = clouds.make(cloud, options.combine([], cloud)[0].values).policies(role)
+    if not made:
+        click.echo(f"clusters on {cloud} need no permissions", err=True)
+        return
+    emit(made[part] if part else made, fmt)
