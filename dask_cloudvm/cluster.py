@@ -244,12 +244,26 @@ class CloudCluster(VMCluster):
         return {self._fleet.next_worker(): self.new_spec}
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        lost = self.scheduler_info["workers"][msg]["name"] if op == "remove" else None
+        lost = self._machine(self.scheduler_info["workers"][msg]["name"]) if op == "remove" else None
         Cluster._update_worker_status(self, op, msg)  # SpecCluster's would bring a lost worker back under its old name
         self._joined.set()
         if lost:
             delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
             asyncio.get_running_loop().call_later(delay, self._replace_lost, lost)
+
+    @property
+    def observed(self) -> set[str]:
+        """Names of the machines of which a worker has joined."""
+        return {self._machine(worker["name"]) for worker in self.scheduler_info["workers"].values()}
+
+    def _machine(self, worker: Any) -> str:
+        """The machine of a Dask worker: a machine that runs several of them adds -0, -1 ... to its name."""
+        name = str(worker)
+        parent = name.rpartition("-")[0]
+        return parent if parent in self.workers else name
+
+    async def scale_down(self, workers: Any) -> None:
+        await super().scale_down({self._machine(worker) for worker in workers})
 
     def _replace_lost(self, name: str) -> None:
         if name not in self.workers or name in self.observed or self.status != Status.running:
@@ -280,11 +294,16 @@ class CloudCluster(VMCluster):
                         await self._cloud.delete([vm])
             pause = min(2 * pause, LONGEST_RETRY)
 
+    def _workers_on(self, machines: set[str]) -> list[str]:
+        """Names that Dask workers on these machines have, or may have."""
+        names = {str(worker["name"]) for worker in self.scheduler_info["workers"].values()}
+        return [*machines, *(name for name in names if name.rpartition("-")[0] in machines)]
+
     async def _end_batch(self, machines: Sequence[Machine]) -> list[None]:
         """One hand-over of data and one delete call for all the workers of a tick."""
         if self.status == Status.running and self.scheduler_comm:
             with suppress(OSError, asyncio.TimeoutError):
-                names = [machine.name for machine in machines]
+                names = self._workers_on({machine.name for machine in machines})
                 await asyncio.wait_for(
                     self.scheduler_comm.retire_workers(names=names, remove=True, close_workers=True), RETIRE
                 )

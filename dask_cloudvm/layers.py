@@ -7,6 +7,7 @@ Nothing is checked here beyond being readable; see options.py.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def from_files(paths: Iterable[Path]) -> list[Layer]:
             continue  # Dask skips what it may not read, too
         if b"cloudprovider" in raw:
             tree, where, duplicates = profile.value(profile.decode(raw, str(path)), str(path))
-            if ours := [problem for place, problem in duplicates.items() if place[0] == "cloudprovider"]:
+            if ours := [problem for place, problem in duplicates if place[0] == "cloudprovider"]:
                 raise ProfileError(ours)
             found.append(under(tree, where, "cloudprovider", ambient=True, chosen=False))
     return found
@@ -143,11 +144,9 @@ def _env_path(parts: list[str]) -> tuple[str, ...]:
     lower = [part.lower().replace("-", "_") for part in parts]
     depth = max((len(s) for c in schema.clouds() for s in schema.sections(c) if tuple(lower[: len(s)]) == s), default=0)
     path = lower[: depth + 1]
-    known = schema.inside(path[0], path[-1])
-    for part in parts[depth + 1 :]:
-        path.append(part.lower() if part.lower() in known else part)
-        known = {}
-    return tuple(path)
+    known = {key.lower(): key for key in schema.inside(path[0], path[-1])}
+    below = parts[depth + 1 :]
+    return (*path, *(known.get(part.lower(), part) for part in below[:1]), *below[1:])
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> bool:
@@ -191,8 +190,10 @@ def _as_dask_reads(environ: Mapping[str, str]) -> dict[str, Any]:
     import dask.config
 
     tree: dict[str, Any] = {}
-    for variable in sorted(v for v in environ if v.startswith(PREFIX)):
-        with suppress(TypeError, MemoryError, RecursionError):  # no variable that Dask itself has read causes these
+    for variable in (v for v in environ if v.startswith(PREFIX)):
+        # No variable that Dask itself has read causes these errors, and it has given its warnings then.
+        with warnings.catch_warnings(), suppress(TypeError, MemoryError, RecursionError):
+            warnings.simplefilter("ignore")
             value = _plain_if_possible(dask.config.interpret_value(environ[variable]))
             _put(tree, variable[len(PREFIX) :].lower().split("__"), value)
     return tree

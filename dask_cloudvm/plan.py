@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_cloudvm import tls
-from dask_cloudvm.bootstrap import Launch
+from dask_cloudvm.bootstrap import Launch, protocol
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.options import Options
 
@@ -104,7 +104,7 @@ def plan(
         address = scheduler.address
         first: tuple[Machine, ...] = ()
     else:
-        address = f"{facts.host}:{facts.port}" if facts.host else UNKNOWN
+        address = f"{protocol(options.values)}://{facts.host}:{facts.port}" if facts.host else UNKNOWN
         first = machines(
             options, cloud, facts, cluster, "scheduler", [scheduler_name(cluster)], certificates=certificates
         )

@@ -60,7 +60,7 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, str]]:
     """Like :func:`read`, for text that is already here."""
     tree, where, duplicates = value(text, name)
     if duplicates:
-        raise ProfileError(duplicates.values())
+        raise ProfileError(problem for _, problem in duplicates)
     if tree is None:
         raise _wrong(f"{name}:1:1", "it is empty; write at least 'cloudprovider: {local: {}}'")
     if not isinstance(tree, dict):
@@ -69,8 +69,8 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, str]]:
     return tree, where
 
 
-def value(text: str, name: str) -> tuple[Any, dict[Path_, str], dict[Path_, Problem]]:
-    """Whatever a YAML text holds, the positions in it, and a problem for each key that is there twice."""
+def value(text: str, name: str) -> tuple[Any, dict[Path_, str], list[tuple[Path_, Problem]]]:
+    """Whatever a YAML text holds, the positions in it, and the path and problem of each key that is there twice."""
     try:
         loader = _Loader(text)
         try:
@@ -127,7 +127,7 @@ class _Reader:
     def __init__(self, loader: Any, name: str) -> None:
         self.loader, self.name = loader, name
         self.where: dict[Path_, str] = {}
-        self.duplicates: dict[Path_, Problem] = {}
+        self.duplicates: list[tuple[Path_, Problem]] = []
         self.nodes = 0
 
     def value(self, node: Node, path: Path_) -> Any:
@@ -184,13 +184,13 @@ class _Reader:
         seen: dict[str, Pair] = {}
         for key_node, value_node in (pair for pair in node.value if pair[0].tag != _MERGE):
             key = self.key(key_node)
-            if key in seen:
-                first, hidden = seen[key]
+            first, before = seen.get(key, (key_node, None))
+            if before is not None:
                 what = f"this key is here twice, first on line {first.start_mark.line + 1}"
                 inner = (*path, key)
-                self.duplicates[inner] = Problem(self.position(key_node), ".".join(inner[1:] or inner), what)
-                self.value(hidden, inner)  # which may have duplicates of its own
-            seen[key] = (key_node, value_node)
+                self.duplicates.append((inner, Problem(self.position(key_node), ".".join(inner[1:] or inner), what)))
+                self.value(before, inner)  # which may have duplicates of its own
+            seen[key] = (first, value_node)
 
     def key(self, node: Node) -> str:
         if not isinstance(node, ScalarNode):

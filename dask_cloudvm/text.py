@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from typing import Any
@@ -134,14 +135,14 @@ def _read_untyped(text: str) -> Any:
     if found is not None:
         return found
     try:
-        return plain(ast.literal_eval(text))
+        return plain(_literal(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 def _collection(text: str) -> Any:
     """A list or mapping written as JSON, Python or YAML; None where it is neither."""
-    for parse in (json.loads, ast.literal_eval, _yaml):
+    for parse in (json.loads, _literal, _yaml):
         try:
             found = plain(parse(text))
         except (ValueError, SyntaxError, TypeError, ProfileError, MemoryError, RecursionError):
@@ -149,6 +150,12 @@ def _collection(text: str) -> Any:
         if isinstance(found, (list, dict)):
             return found
     return None
+
+
+def _literal(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of '\d' and the like, which is no mistake in a user's text
+        return ast.literal_eval(text)
 
 
 def _yaml(text: str) -> Any:

@@ -34,6 +34,8 @@ def command(
     for sign, action in (("=", "keep"), ("-", "delete")):
         for machine in shown[action]:
             click.echo(f"  {sign} {action:8} {machine}")
+    for note in shown["notes"]:
+        click.echo(f"  {note}")
 
 
 def _names(names: Sequence[str]) -> str:
@@ -49,4 +51,5 @@ async def _plan(resolved: Options, offline: bool) -> dict[str, Any]:
     certificates = planning.placeholders() if resolved["security"] else {}
     made = planning.plan(resolved, cloud, facts, cluster, existing, "new", certificates)
     calls = planning.requests(made, cloud, facts)
-    return {"cluster": cluster, "cloud": resolved.cloud, **planning.render(made, calls, resolved.secrets())}
+    rendered = planning.render(made, calls, resolved.secrets())
+    return {"cluster": cluster, "cloud": resolved.cloud, **rendered, "notes": list(facts.notes)}

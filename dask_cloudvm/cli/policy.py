@@ -9,14 +9,19 @@ from dask_cloudvm.errors import NotBuiltYet
 
 @click.command()
 @click.argument("cloud")
-@click.option("--part", type=click.Choice(["setup", "ongoing"]), help="Only this part, as a document to paste.")
+@click.option(
+    "--part",
+    type=click.Choice(["setup", "ongoing", "account", "machines"]),
+    help="Only this part, as a document to paste.",
+)
 @click.option("--role", metavar="ARN", help="What the machines may be, where iam_instance_profile is used.")
 @click.option("-o", "--output", "fmt", type=click.Choice([JSON, YAML]), default=JSON, help="Form of the result.")
 def command(cloud: str, part: str | None, role: str | None, fmt: str) -> None:
     """Print the least permissions that clusters on CLOUD need.
 
     In two parts: setup makes what clusters share, such as the security group, and is needed once; ongoing is everything
-    else, with whatever removes anything limited to machines with tags of dask-cloudvm.
+    else, with whatever removes anything limited to machines with tags of dask-cloudvm. On gcp these are custom roles,
+    and there are two more: account, on the machines' service account, to start machines as it, and machines, for it.
     """
     if cloud not in clouds.REGISTRY:
         raise NotBuiltYet(doing="print a policy", cloud=cloud)
@@ -24,4 +29,6 @@ def command(cloud: str, part: str | None, role: str | None, fmt: str) -> None:
     if not made:
         click.echo(f"clusters on {cloud} need no permissions", err=True)
         return
+    if part and part not in made:
+        raise click.UsageError(f"the permissions on {cloud} have the parts {', '.join(made)}")
     emit(made[part] if part else made, fmt)
