@@ -8,8 +8,9 @@ DEMO := local-demo
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.done            ## start a cluster from config/local.yaml, run a Dask job on it, take it down
-	$(BIN)/dask-cloudvm up config/local.yaml
-	$(BIN)/python benchmarks/timeseries.py $(DEMO); code=$$?; $(BIN)/dask-cloudvm down $(DEMO) && exit $$code
+	trap 'trap - INT TERM HUP; $(BIN)/dask-cloudvm down $(DEMO); exit 130' INT TERM HUP; \
+	$(BIN)/dask-cloudvm up config/local.yaml && \
+	{ $(BIN)/python benchmarks/timeseries.py $(DEMO); code=$$?; $(BIN)/dask-cloudvm down $(DEMO) && exit $$code; }
 
 test: .venv/test.done            ## run every check and every test
 	$(BIN)/ruff check .

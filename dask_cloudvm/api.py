@@ -66,7 +66,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 async def everything(cloud: str | None = None) -> list[VM]:
     """Like :func:`ls`, asynchronous; of one cloud, or of all with a warning for each that cannot be asked."""
-    asked = [c for c in clouds.existing() if c.name == cloud] if cloud else clouds.existing()
+    asked = [clouds.default(cloud)] if cloud else clouds.existing()
     answers = await asyncio.gather(*(c.list() for c in asked), return_exceptions=True)
     found: list[VM] = []
     for answer in answers:
@@ -87,8 +87,7 @@ async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:
         raise ClusterNotFound(name, {vm.cluster for vm in found})
     if len(homes := sorted({vm.cloud for vm in mine})) > 1:
         raise AmbiguousName(name=name, clouds=" and ".join(homes))
-    home = next(c for c in clouds.existing() if c.name == homes[0])
-    return home, mine
+    return clouds.default(homes[0]), mine
 
 
 async def remove(names: Sequence[str], cloud: str | None = None) -> list[VM]:

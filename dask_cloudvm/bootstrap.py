@@ -58,7 +58,7 @@ def worker(
     extra: Mapping[str, Any] | None = None,
 ) -> Launch:
     """The launch of every worker of one kind, which joins the scheduler at ``address``; see :func:`scheduler`."""
-    own = {"name": NAME, "death_timeout": options["death_timeout"], **(extra or {}), **options["worker_options"]}
+    own = {"death_timeout": options["death_timeout"], **(extra or {}), **options["worker_options"], "name": NAME}
     files: dict[str, str] = {}
     if options["worker_command"]:
         argv = (*shlex.split(options["worker_command"]), address, *_flags(own))

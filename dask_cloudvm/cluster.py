@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -19,8 +20,10 @@ from dask_cloudprovider.generic.vmcluster import VMCluster
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import SpecCluster
+from distributed.objects import SchedulerInfo
 from distributed.security import Security
 from distributed.utils import Log, Logs
+from tornado.ioloop import PeriodicCallback
 
 from dask_cloudvm import arguments, clouds, schema, tls, widget
 from dask_cloudvm import plan as planning
@@ -28,12 +31,22 @@ from dask_cloudvm._version import __version__
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.bootstrap import protocol
 from dask_cloudvm.clouds.base import VM, Cloud
-from dask_cloudvm.errors import CloudError, ClusterExists, ClusterNotFound, NameTaken, SchedulerLost, StartError
+from dask_cloudvm.errors import (
+    CloudError,
+    CloudVMError,
+    ClusterExists,
+    ClusterNotFound,
+    NameTaken,
+    SchedulerLost,
+    StartError,
+)
 from dask_cloudvm.fleet import Fleet
-from dask_cloudvm.machines import WATCH, Machine, Scheduler, Worker, describe, reach, security, tail
+from dask_cloudvm.layers import from_keywords
+from dask_cloudvm.machines import ANSWER, WATCH, Machine, Scheduler, Worker, describe, reach, security, tail
 from dask_cloudvm.options import Options, combine, resolve
 from dask_cloudvm.threads import in_thread
 
+REFRESH = 5.0  # seconds between two looks at the scheduler's workers
 RETIRE = 60.0  # seconds for workers to hand over their data before their machines are removed
 RETRY, LONGEST_RETRY = 30.0, 600.0  # seconds between two attempts to get machines that could not be had
 CLEAN_UP = 60.0  # seconds for an interrupted start to remove what it made
@@ -71,7 +84,7 @@ class CloudCluster(VMCluster):
         given = security if isinstance(security, Security) else None
         keywords |= {"name": name, "security": bool(given.require_encryption) if given else security}
         profiles = [profile] if isinstance(profile, (str, os.PathLike)) else profile
-        options = resolve(*profiles, cloud=self.cloud_name, keywords=keywords)
+        options = resolve(*profiles, cloud=self.cloud_name or None, keywords=keywords)
         self._begin(options, options["name"] or _random_name(), given, report, **python_only)
 
     def _begin(
@@ -84,6 +97,8 @@ class CloudCluster(VMCluster):
         adaptive: bool = True,
         **python_only: Any,
     ) -> None:
+        if not self.cloud_name:
+            raise TypeError("use the class of one cloud, such as LocalVMCluster, or from_profile() or from_name()")
         self._options, self._given, self._report, self._adopting = options, given, report, adopting
         cloud = clouds.make(self.cloud_name, options.values, "start a cluster")
         self._fleet = Fleet(name, options, cloud, self._log)
@@ -91,6 +106,7 @@ class CloudCluster(VMCluster):
         self._owned = False  # whether closing removes the machines
         self._end: Batch[Machine, None] = Batch(self._end_batch)
         self._joined = asyncio.Event()
+        self._failure: CloudVMError | None = None
         self._start_task: asyncio.Task[Any] | None = None
         self._filling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -152,6 +168,7 @@ class CloudCluster(VMCluster):
             await self._make()
         values = {k: v for k, v in self._options.values.items() if not schema.options(self.cloud_name)[k].secret}
         self._cluster_info |= {"cloud": self.cloud_name, "options": values, "version": __version__}
+        self.periodic_callbacks["refresh"] = PeriodicCallback(self._refresh, REFRESH * 1000)
         await SpecCluster._start(self)
         if self._options["adaptive"] and self._may_adapt:
             self.adapt(**self._options["adaptive"])
@@ -173,7 +190,6 @@ class CloudCluster(VMCluster):
             await self.scheduler
         if self.scheduler.vm is None:
             raise StartError(name=self.name, what=f"there is no machine for the scheduler: {self._cloud.shortfall}")
-        await in_thread(tls.save, self.name, self._fleet.certificates)  # not before the name is known to be ours
         if not facts.host:
             self._fleet.address = self.scheduler.vm.address
             await self._first_workers()
@@ -189,7 +205,16 @@ class CloudCluster(VMCluster):
         return float(parse_timedelta(self._options[option] or "365 days"))
 
     async def _create(self, name: str) -> VM | None:
-        vm = await self._fleet.create(name)
+        try:
+            vm = await self._fleet.create(name)
+        except CloudVMError as error:
+            if self.status != Status.running:
+                raise
+            self._log(f"No machine for worker {name}: {error}")
+            self._failure = error  # for ready(); nobody waits for what scale() starts
+            self.worker_spec.pop(name, None)
+            self.loop.add_callback(self._correct_state)
+            return None
         if vm is None and name in self.worker_spec and (self._filling is None or self._filling.done()):
             self._filling = asyncio.ensure_future(self._fill())
         return vm
@@ -206,8 +231,7 @@ class CloudCluster(VMCluster):
 
     async def _adopt(self, scheduler: VM, workers: list[VM]) -> None:
         if scheduler.protocol != "tcp":
-            found = tls.load(self.name)
-            if found is None:
+            if (found := await self._find_certificates(scheduler)) is None:
                 what = f"at {scheduler.external_address} asks for certificates that are not in {tls.state_folder()}"
                 raise SchedulerLost(name=self.name, what=what)
             self._fleet.certificates = found
@@ -233,6 +257,12 @@ class CloudCluster(VMCluster):
         self.worker_spec = {name: {**self.new_spec} for name in list(self.workers)[:wanted]}
         self._want(wanted)
 
+    async def _find_certificates(self, scheduler: VM) -> dict[str, str] | None:
+        """What the launcher kept; where it has only just begun, it may take a moment."""
+        while (found := tls.load(self.name)) is None and time.time() - scheduler.created < ANSWER:
+            await asyncio.sleep(WATCH)
+        return found
+
     # What SpecCluster asks for
 
     def _sizes(self) -> dict[str, Any]:
@@ -244,12 +274,27 @@ class CloudCluster(VMCluster):
         return {self._fleet.next_worker(): self.new_spec}
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
+        if op == "remove" and msg not in self.scheduler_info["workers"]:
+            return  # known already, see _refresh
         lost = self._machine(self.scheduler_info["workers"][msg]["name"]) if op == "remove" else None
         Cluster._update_worker_status(self, op, msg)  # SpecCluster's would bring a lost worker back under its old name
         self._joined.set()
         if lost:
-            delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
-            asyncio.get_running_loop().call_later(delay, self._replace_lost, lost)
+            self._lose(lost)
+
+    async def _refresh(self) -> None:
+        """Asks the scheduler for its workers: it tells of changes only to who connected last."""
+        if self.status != Status.running:
+            return
+        with suppress(OSError, asyncio.TimeoutError):
+            info = SchedulerInfo(await asyncio.wait_for(self.scheduler_comm.identity(n_workers=-1), ANSWER))
+            before, self.scheduler_info = self.observed, info
+            for lost in before - self.observed:
+                self._lose(lost)
+
+    def _lose(self, name: str) -> None:
+        delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+        asyncio.get_running_loop().call_later(delay, self._replace_lost, name)
 
     @property
     def observed(self) -> set[str]:
@@ -327,7 +372,11 @@ class CloudCluster(VMCluster):
                 await asyncio.wait_for(self._joined.wait(), WATCH)
             if len(self.observed) >= wanted:
                 break
+            if self._failure:
+                error, self._failure = self._failure, None
+                raise error
             await self._check_machines()
+            await self._refresh()
             if asyncio.get_running_loop().time() > deadline:
                 what = f"{len(self.observed)} of {wanted} workers joined within {self._options['start_timeout']}"
                 raise StartError(
@@ -448,7 +497,7 @@ class CloudCluster(VMCluster):
         Raises :class:`ClusterNotFound`, or :class:`SchedulerLost` where its scheduler does not answer.
         """
         self = cls.__new__(cls)
-        options, _ = combine([], cls.cloud_name)
+        options, _ = combine([from_keywords({"name": name})], cls.cloud_name or None)
         self._begin(options, name, None, report, adopting=True, asynchronous=asynchronous, **python_only)
         return self
 

@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from dask_cloudvm import plan as planning
+from dask_cloudvm import tls
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.errors import NameTaken
 from dask_cloudvm.options import Options
+from dask_cloudvm.threads import in_thread
 
 
 class Fleet:
@@ -44,6 +46,8 @@ class Fleet:
             of_role = [name for name in names if (name == first) == (role == "scheduler")]
             if of_role:
                 made |= await self._make(role, of_role, self.facts)
+            if first in made and role == "scheduler":  # not before the name is known to be ours
+                await in_thread(tls.save, self.name, self.certificates)
         if missing := len(names) - len(made):
             why = f" ({self.cloud.shortfall})" if self.cloud.shortfall else ""
             self.log(f"{missing} of {len(names)} machines could not be had now; going on without them{why}")

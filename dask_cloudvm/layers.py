@@ -71,9 +71,10 @@ def dask_files() -> list[Path]:
 
     found: list[Path] = []
     for place in map(Path, dask.config.paths):
-        if place.is_dir():
-            found += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS)
-        elif place.is_file():
+        if os.path.isdir(place):
+            with suppress(OSError):  # Dask skips what it may not list, too
+                found += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS)
+        else:
             found.append(place)
     return found
 

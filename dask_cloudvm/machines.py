@@ -100,7 +100,7 @@ async def reach(vm: VM, cloud: Cloud, secured: Security, seconds: float) -> None
         except (OSError, asyncio.TimeoutError) as error:
             what = f"no answer from the scheduler at {vm.external_address} within {seconds:g} s ({error})"
             raise StartError(
-                name=vm.cluster, what=f"{what}; check the firewall option{await tail(vm, cloud)}"
+                name=vm.cluster, what=f"{what}; raise start_timeout, or check the firewall{await tail(vm, cloud)}"
             ) from None
         await comm.close()
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 from dask_cloudvm import tls
 from dask_cloudvm.bootstrap import Launch, protocol
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
+from dask_cloudvm.errors import ClusterExists
 from dask_cloudvm.options import Options
 
 ROLES = ("scheduler", "worker")
@@ -94,10 +95,13 @@ def plan(
     """What ``up`` would do about ``cluster`` when ``existing`` is what there is of it.
 
     Without a live scheduler everything is made anew. With one, workers are added or removed to reach the number wanted.
+    Raises ClusterExists where it runs with other options.
     """
     alive = [vm for vm in existing if vm.alive]
     scheduler = next((vm for vm in alive if vm.role == "scheduler"), None)
     workers = [vm for vm in alive if vm.role == "worker"] if scheduler else []
+    if scheduler is not None and scheduler.options_digest != options.digest():
+        raise ClusterExists(name=cluster, differ="'dask-cloudvm up' names them")
     wanted = count(options)
     names = [worker_name(cluster, token, i) for i in range(max(0, wanted - len(workers)))]
     if scheduler is not None:

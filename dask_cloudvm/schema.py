@@ -149,8 +149,6 @@ def _nullable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _inline(schema: Any, home: str) -> Any:
     """``schema`` with each ``$ref`` replaced by its target; what stands beside the ``$ref`` wins."""
-    if isinstance(schema, list):
-        return [_inline(item, home) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "anyOf" in schema:  # of a $ref and null, as the default is

@@ -106,7 +106,9 @@ def save(cluster: str, files: Mapping[str, str]) -> None:
     """Keeps what a later connection or scale needs: never the scheduler's key. Raises StateError."""
     folder = _folder(cluster)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_folder().parent.mkdir(parents=True, exist_ok=True)
+        for each in (state_folder(), folder.parent, folder):
+            each.mkdir(mode=0o700, exist_ok=True)
         for name, text in files.items():
             if not name.startswith("scheduler"):
                 write_private(folder / name, text)

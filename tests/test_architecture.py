@@ -101,7 +101,7 @@ def test_functions_and_files_are_short():
     assert max(lengths.values()) <= 60, max(lengths, key=lengths.get)
     assert statistics.median(lengths.values()) < 10
     sizes = {path.name: len(path.read_text().splitlines()) for path in FILES}
-    assert sorted(sizes.values())[-2] <= 330, sizes
+    assert sorted(sizes.values())[-2] <= 350, sizes
 
 
 def test_every_public_function_and_class_says_what_it_is():

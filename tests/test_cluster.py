@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import os
 import signal
 import ssl
@@ -13,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import dask
 import distributed
@@ -32,6 +34,7 @@ from dask_cloudvm.errors import (
     ProfileError,
     SchedulerLost,
     StartError,
+    StateError,
 )
 
 SMALL = {"memory_limit": "600 MiB", "report": lambda line: None}
@@ -273,6 +276,42 @@ def test_two_launchers_with_one_name_at_the_same_moment():
         await winner.close()
 
     asyncio.run(work())
+
+
+def test_another_connection_takes_nothing_from_the_first():
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "200ms"}),
+        LocalVMCluster("both", n_workers=1, **SMALL) as cluster,
+    ):
+        cluster.ready()
+        from_name("both", report=lambda line: None).close()
+        cluster.scale(2)
+        cluster.ready()
+        victim = min(names())
+        kill_machine(victim)
+        wait_until(lambda: victim not in names() and len(names()) == 2)
+
+
+def test_a_scale_that_fails_is_said_and_can_be_repeated(monkeypatch):
+    with LocalVMCluster("full", n_workers=1, **SMALL) as cluster:
+        cluster.ready()
+        with monkeypatch.context() as patch:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            patch.setattr(local.Local, "_prepare", Mock(side_effect=error))
+            cluster.scale(3)
+            with pytest.raises(StateError, match="no space left on device; free some space there"):
+                cluster.ready(3)
+        cluster.scale(2)
+        cluster.ready()
+        assert len(names()) == 2
+
+
+def test_an_old_list_removes_no_new_machine():
+    with LocalVMCluster("again", **SMALL) as cluster:
+        old = cluster.machines()
+    with LocalVMCluster("again", **SMALL):
+        asyncio.run(clouds.default("local").delete(old))
+        assert names("scheduler") == {"again-scheduler"}
 
 
 def test_a_port_in_use_leaves_nothing():

@@ -147,6 +147,18 @@ def test_a_machine_that_never_registered_is_pending_and_then_ended(cloud, monkey
     assert [vm.state for vm in asyncio.run(cloud.list())] == ["ended"]
 
 
+def test_a_removal_that_was_killed_can_be_done_again(cloud):
+    [vm] = create(cloud, ["a"])
+    local._stop(Path(vm.id), local._record(Path(vm.id)))  # and here the launcher is killed
+    assert [vm.name for vm in asyncio.run(cloud.list())] == ["a"]
+    asyncio.run(cloud.delete(asyncio.run(cloud.list())))
+    (cloud.root / "c" / "b-scheduler").mkdir(parents=True)  # or here, before there was a record
+    [half] = asyncio.run(cloud.list())
+    assert (half.name, half.cluster, half.role, half.state) == ("b-scheduler", "c", "scheduler", "ended")
+    asyncio.run(cloud.delete([half]))
+    assert asyncio.run(cloud.list()) == []
+
+
 def test_a_command_that_cannot_run_leaves_nothing(cloud):
     with pytest.raises(CloudError, match="cannot run /no/such/program: No such file"):
         create(cloud, ["a", "b"], argv=["/no/such/program"])

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from dask_cloudvm import schema
 from dask_cloudvm.clouds.base import VM
 
 JSON, YAML, TEXT = "json", "yaml", "text"
@@ -41,7 +42,7 @@ class Profile(click.ParamType):  # type: ignore[type-arg]
 
 profiles = click.argument("profiles", nargs=-1, type=Profile())
 sets = click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Set one option; may be repeated.")
-cloud = click.option("--cloud", metavar="CLOUD", help="Look on this cloud only.")
+cloud = click.option("--cloud", type=click.Choice(schema.clouds()), help="Look on this cloud only.")
 
 
 def output(*formats: str) -> Callable[[Any], Any]:

@@ -6,6 +6,7 @@ import click
 
 from dask_cloudvm import api
 from dask_cloudvm.cli.common import JSON, ClusterName, cloud, emit, output
+from dask_cloudvm.cli.interrupt import interruptible
 
 
 @click.command()
@@ -17,7 +18,7 @@ def command(names: tuple[str, ...], everything: bool, cloud: str | None, fmt: st
     """Remove clusters by name, without their profile and whether or not they answer."""
     if bool(names) == everything:
         raise click.UsageError("Give the names of clusters, or --all.")
-    asyncio.run(_down(names, cloud, fmt))
+    asyncio.run(interruptible(_down(names, cloud, fmt)))
 
 
 async def _down(names: tuple[str, ...], cloud: str | None, fmt: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -19,9 +20,10 @@ async def interruptible(work: Coroutine[Any, Any, T]) -> T:
     received: list[int] = []
 
     def stop(number: int) -> None:
-        click.echo("stopping; cleaning up" if not received else "still cleaning up", err=True)
         if not received:
             task.cancel()
+        with contextlib.suppress(OSError):  # the terminal may be gone, which is what SIGHUP tells
+            click.echo("still cleaning up" if received else "stopping; cleaning up", err=True)
         received.append(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 @click.option("--n-workers", type=int, help="Number of workers.")
 @sets
 @click.option("--timeout", help="Longest wait for the scheduler, and then for the workers, such as 5 minutes.")
-@click.option("--follow", is_flag=True, help="Stay in the foreground, scale adaptively; Ctrl-C removes the cluster.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Stay in the foreground, scale adaptively; Ctrl-C removes what was made.",
+)
 @output(JSON)
 def command(
     profiles: tuple[str, ...],
@@ -58,15 +63,17 @@ class Progress:
             self.status = Console(stderr=True, highlight=False).status("")
 
     def __call__(self, line: str) -> None:
-        if self.status:
-            self.status.console.print(f"[green]✓[/green] {line}")
-        else:
-            click.echo(line, err=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone; what is made must be removed all the same
+            if self.status:
+                self.status.console.print(f"[green]✓[/green] {line}")
+            else:
+                click.echo(line, err=True)
 
     def wait_for(self, what: str) -> None:
         if self.status:
-            self.status.update(f"waiting for {what}")
-            self.status.start()
+            with contextlib.suppress(OSError):
+                self.status.update(f"waiting for {what}")
+                self.status.start()
 
     def pause(self) -> None:
         """Takes the spinner away, for what goes to standard output."""
@@ -78,6 +85,7 @@ async def _up(resolved: Options, follow: bool, fmt: str, progress: Progress) -> 
     from dask_cloudvm.cluster import CLASSES
 
     cluster = CLASSES[resolved.cloud].from_options(resolved, adaptive=follow, asynchronous=True, report=progress)
+    ready = False
     try:
         progress.wait_for("the scheduler")
         await cluster
@@ -87,13 +95,17 @@ async def _up(resolved: Options, follow: bool, fmt: str, progress: Progress) -> 
         progress.wait_for(f"{n} workers to join")
         await cluster.ready()
         progress(f"{len(cluster.observed)} workers joined")
+        machines = await cluster.machines()
+        if not follow:
+            cluster.detach()
+            ready = True
         progress.pause()
-        _show(cluster, await cluster.machines(), fmt)
+        _show(cluster, machines, fmt)
         if follow:
             await _follow(cluster, progress)
-        else:
-            cluster.detach()
     except BaseException:
+        if ready:  # whatever went wrong afterwards, such as a closed pipe: the cluster stays
+            raise
         progress.wait_for("the removal of what was made")
         if removed := await asyncio.shield(cluster.undo()):
             progress(f"Removed what was made: {', '.join(removed)}")

@@ -27,6 +27,7 @@ from dask_cloudvm.plan import Machine, Request
 from dask_cloudvm.threads import in_thread
 
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL: a scheduler tells its clients in 0.2, workers need over 4 without it
+KILLED = 30.0  # seconds for a process to end after SIGKILL
 BOOT = 30.0  # seconds after which a machine that never registered its process counts as ended
 TAIL = 64 << 10  # bytes of a log that console() returns
 LOG = "console.log"
@@ -124,7 +125,7 @@ class Local:
             what = _tail(failed[0] / LOG).strip()
             _remove(folders)
             raise CloudError(doing="start a machine", what=what, hint="change worker_command or worker_module")
-        return [vm for folder in folders if (vm := _read(folder)) is not None]
+        return [_read(folder) for folder in folders]
 
     def _claim(self, cluster: str, name: str) -> Path:
         """A new folder for a machine. Raises FileExistsError where there is one of this name."""
@@ -169,7 +170,7 @@ class Local:
             return []
         except OSError as error:
             raise StateError.of("list machines", self.root, error) from None
-        return [vm for folder in folders if (vm := _read(folder)) is not None]
+        return [_read(folder) for folder in folders]
 
     async def locate(self, vm: VM) -> VM:
         return vm
@@ -181,7 +182,7 @@ class Local:
         if not vms:
             return
         try:
-            _remove([Path(vm.id) for vm in vms])
+            _remove([Path(vm.id) for vm in vms], {Path(vm.id): vm.created for vm in vms})
         except OSError as error:
             raise StateError.of("remove machines", self.root, error) from None
 
@@ -221,11 +222,21 @@ def _free_port(host: str, port: int, option: str) -> int:
         return found
 
 
-def _read(folder: Path) -> VM | None:
+def _record(folder: Path) -> dict[str, Any]:
+    """The record of a machine; for a folder without a whole one, made or removed by half, what its path tells."""
     try:
-        record = json.loads((folder / machine.RECORD).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+        record: dict[str, Any] = json.loads((folder / machine.RECORD).read_text("utf-8"))
+        if {"name", "tags", "created", "protocol", "port", "host"} <= set(record):
+            return record
+    except (OSError, ValueError, TypeError):
+        pass
+    role = "scheduler" if folder.name.endswith("-scheduler") else "worker"
+    tags = {"cluster": folder.parent.name, "role": role, "options": ""}
+    return {"name": folder.name, "tags": tags, "created": 0.0, "protocol": "tls", "port": None, "host": "127.0.0.1"}
+
+
+def _read(folder: Path) -> VM:
+    record = _record(folder)
     tags = record["tags"]
     return VM(
         id=str(folder),
@@ -244,7 +255,7 @@ def _read(folder: Path) -> VM | None:
 
 def _state(record: Mapping[str, Any]) -> str:
     if "pid" not in record:
-        return PENDING if time.time() - record["created"] < BOOT else ENDED
+        return PENDING if "removed" not in record and time.time() - record["created"] < BOOT else ENDED
     return RUNNING if _is_same(record) else ENDED
 
 
@@ -252,27 +263,33 @@ def _is_same(record: Mapping[str, Any]) -> bool:
     return bool(record["started"]) and machine.started(record["pid"]) == record["started"]
 
 
-def _remove(folders: Iterable[Path]) -> None:
-    """Ends the machines' processes and removes their folders; returns when both are gone."""
-    gone = {str(folder) for folder in folders}
-    known = [Path(folder) for folder in gone if Path(folder).is_dir()]
-    for root in {folder.parent.parent for folder in known}:
-        with machine.lock(str(root)):  # a machine that is just starting registers before this, or not at all
-            for folder in (f for f in known if f.parent.parent == root):
-                _signal(folder)
-                with suppress(FileNotFoundError):
-                    (folder / machine.RECORD).rename(folder / "ended.json")
-    _end_processes(gone)
+def _remove(folders: Iterable[Path], created: Mapping[Path, float] | None = None) -> None:
+    """Ends the machines' processes and removes their folders; returns when both are gone.
+
+    Until then the folders are listed, so that what is interrupted here can be done again. With ``created``, a folder
+    that belongs to a later machine of the same name is left alone.
+    """
+    known = []
+    for folder in folders:
+        if folder.is_dir():
+            with machine.lock(str(folder.parent.parent)):  # one that just starts registers before this, or not at all
+                record = _record(folder)
+                if created is None or record["created"] in (0.0, created.get(folder)):
+                    known.append(folder)
+                    _stop(folder, record)
+    _end_processes({str(folder) for folder in known})
     for folder in known:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # the last machine of its cluster takes the cluster's folder with it
             folder.parent.rmdir()
 
 
-def _signal(folder: Path) -> None:
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / machine.RECORD).read_text("utf-8"))
-        if "pid" in record and _is_same(record):
+def _stop(folder: Path, record: Mapping[str, Any]) -> None:
+    if record["created"]:
+        with suppress(OSError):  # such as a full disk, which must not keep anybody from removing machines
+            machine.write(str(folder / machine.RECORD), {**record, "removed": True})
+    if "pid" in record and _is_same(record):
+        with suppress(ProcessLookupError):
             os.kill(record["pid"], signal.SIGTERM)
 
 
@@ -285,7 +302,9 @@ def _end_processes(folders: set[str]) -> None:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        left = _outlive(left, GRACE)
+        if left := _outlive(left, KILLED):
+            what = f"process {left[0].pid} does not end even when killed"
+            raise CloudError(doing="remove machines", what=what, hint="see what it waits for, and run the same again")
 
 
 def _outlive(processes: Sequence[Any], seconds: float) -> Sequence[Any]:

@@ -69,14 +69,21 @@ def main(root: str, folder: str) -> None:
         sys.exit(os.read(ready, 1000).decode() or 0)
     os.close(ready)
     os.setsid()
-    record = _register(root, os.path.join(folder, RECORD))
-    if record is None:
-        return
-    os.chdir(folder)
+    doing = "register"
     try:
-        os.execvpe(record["argv"][0], record["argv"], {**os.environ, **record["env"], MARK: folder})
+        record = _register(root, os.path.join(folder, RECORD))
+        if record is not None:
+            os.chdir(folder)
+            doing = f"run {record['argv'][0]}"
+            os.execvpe(record["argv"][0], record["argv"], {**_inherited(), **record["env"], MARK: folder})
     except OSError as error:
-        os.write(tell, f"cannot run {record['argv'][0]}: {error.strerror}".encode())
+        os.write(tell, f"cannot {doing}: {error.strerror}".encode())
+
+
+def _inherited() -> dict[str, str]:
+    """The launcher's environment without what configures the launcher itself."""
+    own = ("DASK_CLOUDPROVIDER__", "DASK_DISTRIBUTED__COMM__")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
 
 def _register(root: str, path: str) -> Any:
@@ -85,6 +92,8 @@ def _register(root: str, path: str) -> Any:
             with open(path, encoding="utf-8") as file:
                 record = json.load(file)
         except FileNotFoundError:
+            return None
+        if "removed" in record:
             return None
         record["pid"], record["started"] = os.getpid(), started(os.getpid())
         write(path, record)

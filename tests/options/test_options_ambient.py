@@ -119,6 +119,15 @@ def test_dasks_files_are_read_in_dasks_order(tmp_path, monkeypatch):
         assert resolved["env_vars"] == dask.config.get("cloudprovider.cluster.env_vars")
 
 
+def test_a_folder_that_may_not_be_listed_is_skipped_as_dask_does(dask_yaml, monkeypatch):
+    def refuse(self):
+        raise PermissionError
+
+    dask_yaml("{}")
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root, who may run this, may list every folder
+    assert set(options.resolve(environ={}).origins.values()) == {"default"}
+
+
 def test_dates_in_dasks_file_are_text_and_not_taken_for_dask_config_set(dask_yaml):
     file = dask_yaml("cloudprovider: {ec2: {instance_tags: {until: 2026-01-31}}}")
     resolved = options.resolve(cloud="ec2", environ={})

@@ -262,6 +262,8 @@ def test_defaults_are_merged_into_but_never_changed():
         ({"dask_yaml": {"azure": {}}}, "azure"),
         ({"dask_yaml": {"azure": {}, "gcp": {}}, "profiles": [{"ec2": {}}]}, "ec2"),
         ({"dask_yaml": {"azure": {}, "cloud": "gcp"}}, "gcp"),
+        ({"environ": {"DASK_CLOUDPROVIDER__GCP__ZONE": "x"}, "profiles": [{"ec2": {}}]}, "ec2"),
+        ({"configured": {"gcp.zone": "x"}, "profiles": [{"ec2": {}}]}, "ec2"),
         ({"configured": {"azure.region": "x"}}, "azure"),
         ({"environ": {"DASK_CLOUDPROVIDER__GCP__ZONE": "x"}}, "gcp"),
         ({"sets": ["ec2.region=x"]}, "ec2"),

@@ -99,6 +99,7 @@ def test_the_signature_and_the_docstring_have_every_option(cloud):
     assert list(signature.parameters) == list(schema.options(cloud))
     assert {p.default for p in signature.parameters.values()} == {None}
     text = schema.parameters(cloud)
+    assert text.count("Also spelled") == sum(bool(option.aliases) for option in schema.options(cloud).values())
     for option in schema.options(cloud).values():
         assert f"\n{option.name} : " in text and option.description in text
         assert all(re.search(rf"\b{alias}\b", text) for alias in option.aliases)
@@ -118,6 +119,8 @@ def test_tables_have_a_row_an_option_with_a_variable_that_works(cloud):
     for option in schema.options(cloud).values():
         row = rows[option.name]
         assert row["default"] == option.default and row["aliases"] == list(option.aliases)
+        section = schema.SHARED if option.shared else cloud
+        assert row["environment"] == f"DASK_CLOUDPROVIDER__{section}__{option.name}".upper()
         if not option.secret and cloud != schema.SHARED:
             environ = {row["environment"]: schema.show(option.default)}
             assert options.resolve(cloud=cloud, environ=environ).origins[option.name] == f"${row['environment']}"

@@ -71,6 +71,7 @@ READ = [
     ("ec2", "CLUSTER__WORKER_OPTIONS__nthreads", "0x10", "worker_options", {"nthreads": 16}),
     ("ec2", "CLUSTER__WORKER_OPTIONS__resources", "{GPU: 1}", "worker_options", {"resources": {"GPU": 1}}),
     ("ec2", "CLUSTER__WORKER_OPTIONS__name", "a b", "worker_options", {"name": "a b"}),
+    ("ec2", "CLUSTER__WORKER_OPTIONS__mode", "off", "worker_options", {"mode": "off"}),
     ("ec2", "CLUSTER__WORKER_OPTIONS__x", "null", "worker_options", {"x": None}),
     ("ec2", "CLUSTER__EXTRA_BOOTSTRAP", "pip install a, b", "extra_bootstrap", ["pip install a, b"]),
     ("ec2", "CLUSTER__EXTRA_BOOTSTRAP", "date\nls -l", "extra_bootstrap", ["date", "ls -l"]),
