@@ -10,18 +10,33 @@ from dask_cloudvm import schema
 from dask_cloudvm.clouds.base import Cloud
 from dask_cloudvm.errors import NotBuiltYet
 
-REGISTRY = {"local": "dask_cloudvm.clouds.local:Local"}
+REGISTRY = {
+    "local": "dask_cloudvm.clouds.local:Local",
+    "ec2": "dask_cloudvm.clouds.ec2:EC2",
+    "gcp": "dask_cloudvm.clouds.gcp:GCP",
+}
 
 
 def make(name: str, values: Mapping[str, Any], doing: str = "work") -> Cloud:
     """The cloud ``name`` for these resolved options. Raises NotBuiltYet."""
     if name not in REGISTRY:
         raise NotBuiltYet(doing=doing, cloud=name)
+    return of(name)(values)
+
+
+def of(name: str) -> type[Cloud]:
+    """The class of the cloud ``name``."""
     module, _, cls = REGISTRY[name].partition(":")
-    cloud: Cloud = getattr(importlib.import_module(module), cls)(values)
-    return cloud
+    found: type[Cloud] = getattr(importlib.import_module(module), cls)
+    return found
 
 
 def existing() -> list[Cloud]:
     """Every cloud on which clusters may exist, with its default options, the local one first."""
-    return [make(name, {k: o.default for k, o in schema.options(name).items()}) for name in REGISTRY]
+    return [default(name) for name in REGISTRY if of(name).usable()]
+
+
+def default(name: str) -> Cloud:
+    """The cloud ``name`` with its default options, as suffices to find and remove machines. Raises NotBuiltYet."""
+    values = {option: it.default for option, it in schema.options(name).items()} if name in REGISTRY else {}
+    return make(name, values, "look for clusters")

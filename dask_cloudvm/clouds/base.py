@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Facts:
 
     port: int  # that the scheduler will serve
     host: str | None = None  # where workers will reach the scheduler, where it is known before the machine exists
+    notes: tuple[str, ...] = field(default=(), kw_only=True)  # for a plan's reader: what the calls do not show
 
 
 VMs: TypeAlias = list[VM]
@@ -117,4 +118,4 @@ class Cloud(Protocol):
         """Looks at everything a cluster needs, and makes nothing."""
 
     def policies(self, role: str | None) -> Mapping[str, Mapping[str, Any]]:
-        """PURE: the least permissions, ``setup`` and ``ongoing``, in the cloud's own form; empty where none are needed."""
+        """PURE: the least permissions by part, such as ``setup`` and ``ongoing``, in the cloud's own form."""

@@ -1,0 +1,66 @@
+"""Boots the machines of the fake as processes of this computer, from the very user-data of each launch.
+
+All machines share the address 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from gcp_fake import Fake, user_data
+
+from dask_cloudvm.userdata import FOLDER
+
+
+def cloud_config(body: Any, name: str) -> Any:
+    """What cloud-init makes of a launch's user-data on the machine of this name: cloudinit/templater.py."""
+    header, text = user_data(body).split("\n", 1)
+    assert header == "## template: jinja" and text.startswith("#cloud-config\n")
+    template = jinja2.Template(text, trim_blocks=True, extensions=["jinja2.ext.do"])
+    hostname = f"{name}.us-east1-c.c.my-project.internal"
+    return yaml.safe_load(template.render(v1={"local_hostname": hostname}))
+
+
+def files(body: Any, name: str = "a-name") -> dict[str, str]:
+    """The machine's files by name, without their folders."""
+    return {f["path"].rpartition("/")[2]: f["content"] for f in cloud_config(body, name)["write_files"]}
+
+
+class Boot:
+    """Lets a fake start and end processes as its machines start and end."""
+
+    def __init__(self, folder: Path, fake: Fake) -> None:
+        self.folder, self.running = folder, dict[str, subprocess.Popen[bytes]]()
+        fake.address, fake.on_run, fake.on_end = "127.0.0.1", self.run, self.end
+
+    def run(self, body: Any, name: str) -> None:
+        home = self.folder / name
+        home.mkdir()
+        written = {file: text.replace(FOLDER, str(home)) for file, text in files(body, name).items()}
+        for file, text in written.items():
+            (home / file).write_text(text)
+        run = json.loads(written["run.json"])
+        argv = run["argv"]
+        command = argv[argv.index(run["first"][-1]) + 1 :]  # what follows the image
+        command = [sys.executable if part == "python" else part for part in command]
+        variables = dict(line.split("=", 1) for line in written["env"].splitlines())
+        with open(home / "console", "wb") as log:
+            env = {**os.environ, **variables, **run["env"]}
+            self.running[name] = subprocess.Popen(
+                command, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def end(self, name: str) -> None:
+        if process := self.running.pop(name, None):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,173 @@
+"""What every cloud must do, whatever it is. A cloud opts in by a file of its own: it subclasses these classes and gives
+
+* ``settings``: a fixture with the options of a small, quick cluster on it, by name,
+* ``recreate``: a fixture with a function that makes another object of the cloud for the same options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from dask_cloudvm import clouds, options, tls
+from dask_cloudvm import plan as planning
+from dask_cloudvm.clouds.base import VM, Cloud, Facts
+from dask_cloudvm.options import Options
+from dask_cloudvm.plan import Request
+
+CLUSTER, TOKEN = "suite", "3fa9c1"
+
+
+@dataclass
+class Subject:
+    """One cloud under test."""
+
+    options: Options
+    cloud: Cloud
+
+    def wanted(self, facts: Facts, role: str, names: Sequence[str], **kw: Any) -> list[Request]:
+        certificates: Mapping[str, str] = kw.pop("certificates", {})
+        address = kw.pop("address", f"tcp://127.0.0.1:{facts.port}")
+        machines = planning.machines(
+            self.options, self.cloud, facts, CLUSTER, role, names, certificates=certificates, address=address
+        )
+        return list(self.cloud.requests(machines, facts))
+
+    async def create(self, role: str, names: Sequence[str], scheduler: VM | None = None) -> list[VM]:
+        facts = await self.cloud.facts(scheduler)
+        return [vm for request in self.wanted(facts, role, names) for vm in await self.cloud.create(request)]
+
+    async def cluster(self, n: int) -> list[VM]:
+        """A scheduler and its workers, as one launcher makes them."""
+        [scheduler] = await self.create("scheduler", [planning.scheduler_name(CLUSTER)])
+        return [scheduler, *await self.create("worker", workers(n))]
+
+
+def workers(n: int, first: int = 0) -> list[str]:
+    return [planning.worker_name(CLUSTER, TOKEN, i) for i in range(first, first + n)]
+
+
+def subject(cloud: str, **settings: Any) -> Subject:
+    resolved = options.resolve(cloud=cloud, keywords={"security": False, **settings})
+    return Subject(resolved, clouds.make(cloud, resolved.values))
+
+
+def run(work: Any) -> Any:
+    return asyncio.run(work)
+
+
+def alive(vms: Sequence[VM]) -> set[str]:
+    return {vm.name for vm in vms if vm.alive}
+
+
+class Suite:
+    """Fixtures that the classes below share."""
+
+    name: str
+
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @pytest.fixture
+    def recreate(self, settings: dict[str, Any]) -> Callable[[], Subject]:
+        return lambda: subject(self.name, **settings)
+
+    @pytest.fixture
+    def it(self, recreate: Callable[[], Subject]) -> Any:
+        it = recreate()
+        yield it
+        run(self._remove_all(recreate()))
+
+    async def _remove_all(self, it: Subject) -> None:
+        await it.cloud.delete(await it.cloud.list(CLUSTER))
+
+
+class Planning(Suite):
+    """Everything before the first write call is pure, or reads only."""
+
+    def test_making_a_cloud_asks_nobody(self, it: Subject) -> None:
+        assert it.cloud.name == self.name and it.cloud.user_data_limit > 0 and it.cloud.shortfall == ""
+
+    def test_a_plan_can_be_made_offline(self, it: Subject) -> None:
+        facts = it.cloud.offline()
+        made = it.wanted(facts, "scheduler", [planning.scheduler_name(CLUSTER)], address="tcp://<scheduler>:8786")
+        assert made and json.dumps([request.body for request in made])
+
+    def test_requests_are_pure(self, it: Subject) -> None:
+        facts = run(it.cloud.facts(None))
+        assert it.wanted(facts, "worker", workers(3)) == it.wanted(facts, "worker", workers(3))
+
+    def test_names_of_requests_are_those_asked_for(self, it: Subject) -> None:
+        facts = it.cloud.offline()
+        for n in (1, 2, 50):
+            made = it.wanted(facts, "worker", workers(n))
+            assert [name for request in made for name in request.names] == workers(n)
+
+    def test_a_role_gets_its_own_files_only(self, it: Subject) -> None:
+        files = tls.make(CLUSTER)
+        facts = it.cloud.offline()
+        for role, name in (("scheduler", planning.scheduler_name(CLUSTER)), ("worker", workers(1)[0])):
+            text = str([r.body for r in it.wanted(facts, role, [name], certificates=files)])
+            own = {file for file in files if "".join(files[file].split()) in "".join(text.replace("\\n", "").split())}
+            assert own == {"ca.pem", f"{role}.pem", f"{role}.key"}
+
+
+class Life(Suite):
+    """From nothing to machines and back."""
+
+    def test_nothing_is_there_at_first(self, it: Subject) -> None:
+        assert run(it.cloud.list(CLUSTER)) == []
+        run(it.cloud.delete([]))
+
+    def test_machines_are_found_again_by_their_tags(self, it: Subject, recreate: Callable[[], Subject]) -> None:
+        async def check() -> None:
+            made = await it.cluster(3)
+            assert [vm.name for vm in made] == [planning.scheduler_name(CLUSTER), *workers(3)]
+            for other in (it, recreate()):
+                found = {vm.name: vm for vm in await other.cloud.list(CLUSTER)}
+                assert set(found) == {vm.name for vm in made}
+                for vm in made:
+                    again = found[vm.name]
+                    for fact in ("id", "cluster", "role", "cloud", "protocol", "private_ip", "options_digest"):
+                        assert getattr(again, fact) == getattr(vm, fact), fact
+                    assert again.alive and again.options_digest == it.options.digest()
+                scheduler = found[planning.scheduler_name(CLUSTER)]
+                assert scheduler.port == made[0].port and scheduler.address == made[0].address
+            assert {vm.name for vm in await it.cloud.list()} == set(found)
+            assert await it.cloud.list("another") == []
+
+        run(check())
+
+    def test_delete_is_idempotent(self, it: Subject, recreate: Callable[[], Subject]) -> None:
+        async def check() -> None:
+            made = await it.cluster(2)
+            await it.cloud.delete(made[1:2])
+            assert alive(await it.cloud.list(CLUSTER)) == {made[0].name, made[2].name}
+            for cloud in (it.cloud, it.cloud, recreate().cloud):
+                await cloud.delete(made)
+                assert alive(await cloud.list(CLUSTER)) == set()
+
+        run(check())
+
+    def test_the_scheduler_can_be_located(self, it: Subject) -> None:
+        async def check() -> None:
+            [scheduler] = await it.create("scheduler", [planning.scheduler_name(CLUSTER)])
+            assert (await it.cloud.locate(scheduler)).id == scheduler.id
+            assert isinstance(await it.cloud.console(scheduler), str)
+
+        run(check())
+
+    def test_workers_are_added_by_another_launcher(self, it: Subject, recreate: Callable[[], Subject]) -> None:
+        async def check() -> None:
+            [scheduler, _] = await it.cluster(1)
+            more = await recreate().create("worker", workers(2, first=10), scheduler)
+            assert [vm.name for vm in more] == workers(2, first=10)
+            assert alive(await it.cloud.list(CLUSTER)) == {scheduler.name, *workers(1), *workers(2, first=10)}
+
+        run(check())

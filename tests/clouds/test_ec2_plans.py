@@ -1,0 +1,57 @@
+"""Golden plans: what ``up`` of each ready-made profile would send, without an account.
+
+``UPDATE_PLANS=1 pytest tests/clouds/test_ec2_plans.py`` writes them anew; the difference is for a human to read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dask_cloudvm import clouds, options
+from dask_cloudvm import plan as planning
+from dask_cloudvm.userdata import Dumper
+
+HERE = Path(__file__).parent
+PROFILES = sorted((HERE.parents[1] / "config").glob("ec2*.yaml"))
+
+
+def offline(profile, **keywords):
+    resolved = options.resolve(profile, keywords=keywords)
+    cloud = clouds.make(resolved.cloud, resolved.values)
+    facts = cloud.offline()
+    made = planning.plan(resolved, cloud, facts, "golden", [], "3fa9c1", planning.placeholders())
+    return planning.render(made, planning.requests(made, cloud, facts))
+
+
+def text_of(plan):
+    """As YAML, with what every release or a new option changes taken out."""
+    text = yaml.dump(plan, Dumper=Dumper, sort_keys=False, width=120)
+    text = re.sub(r"(Key: dask-cloudvm:(?:options|version)\n *Value: ).*", r"\1<...>", text)
+    return re.sub(r"(ClientToken: ).*", r"\1<...>", text)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
+def test_the_plan_of_a_profile(profile):
+    golden = HERE / "plans" / f"{profile.stem}.yaml"
+    text = text_of(offline(profile))
+    if os.environ.get("UPDATE_PLANS"):
+        golden.write_text(text, "utf-8")
+    assert text == golden.read_text("utf-8")
+
+
+def test_there_is_a_plan_for_every_profile_and_no_other():
+    assert {p.stem for p in (HERE / "plans").glob("ec2*.yaml")} == {p.stem for p in PROFILES}
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
+def test_a_plan_for_a_thousand_workers_takes_less_than_a_second(profile):
+    start = time.perf_counter()
+    plan = offline(profile, n_workers=1000)
+    assert time.perf_counter() - start < 1
+    assert len(plan["create"]) == 4 and len(plan["create"][-1]["names"]) == 1000

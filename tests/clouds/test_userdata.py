@@ -1,0 +1,134 @@
+"""The user-data by itself: whatever a user writes comes out on the machine as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jinja2
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dask_cloudvm import bootstrap, options, userdata
+from dask_cloudvm.clouds import names
+from dask_cloudvm.errors import CloudError
+
+# What a process's environment cannot hold is not asked of it: NUL, and lone surrogates.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+SPECIAL = st.lists(
+    st.sampled_from(["{{", "}}", "{%", "%}", "{#", "#}", "'", '"', "\\", "\n", "\r", ": ", "- ", "$", "x"])
+)
+
+
+def rendered(text, index=0):
+    """cloudinit/templater.py"""
+    template = jinja2.Template(text.split("\n", 1)[1], trim_blocks=True, extensions=["jinja2.ext.do"])
+    config = yaml.safe_load(template.render(ds={"meta_data": {"ami_launch_index": str(index)}}))
+    return {f["path"].rpartition("/")[2]: f for f in config["write_files"]}
+
+
+def worker(**given):
+    values = {**options.combine([], "ec2")[0].for_role("worker"), **given}
+    launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
+    return userdata.render(launch, values, userdata.Setting("{% set name = 'me' %}"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(TEXT | SPECIAL.map("".join), TEXT | SPECIAL.map("".join))
+def test_any_value_arrives(value, command):
+    made = rendered(worker(env_vars={"X": value}, extra_bootstrap=[command], worker_options={"resources": {value: 1}}))
+    lines = made["env"]["content"].split("\n")
+    inherited = json.loads(made["run.json"]["content"])["env"]
+    assert inherited.get("X") == value or f"X={value}" in lines
+    assert made["extra"]["content"] == f"{command}\n"
+    assert json.loads(made["worker.json"]["content"])["opts"]["resources"] == {value: 1}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["aaaaaa", "0b1c2d"]), st.integers(0, 12)), min_size=1, unique=True))
+def test_every_machine_of_any_request_has_its_name(chosen):
+    wanted = [f"etl-worker-{token}-{number}" for token, number in chosen]
+    runs = [(run.start, run.token, run.first) for run in names.runs(wanted)]
+    values = options.combine([], "ec2")[0].for_role("worker")
+    launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
+    index = "ds.meta_data.ami_launch_index"
+    text = userdata.render(launch, values, userdata.Setting(userdata.numbered("etl-worker", runs, index)))
+    for i, name in enumerate(wanted):
+        assert json.loads(rendered(text, i)["worker.json"]["content"])["opts"]["name"] == name
+    rest = userdata.renamed(text, userdata.numbered("etl-worker", [(0, "ffffff", 7)], index))
+    assert json.loads(rendered(rest, 2)["worker.json"]["content"])["opts"]["name"] == "etl-worker-ffffff-9"
+    assert names.expand(names.compact(wanted), "etl", "worker") == wanted
+
+
+def test_files_are_the_owners_alone():
+    made = rendered(worker())
+    assert {f["permissions"] for name, f in made.items() if not name.endswith(".service")} == {"0600"}
+
+
+def test_the_machine_goes_when_the_unit_ends_however():
+    unit = rendered(worker())["dask-cloudvm.service"]["content"]
+    assert "SuccessAction=poweroff" in unit and "FailureAction=poweroff" in unit
+    stays = rendered(worker(auto_shutdown=False))["dask-cloudvm.service"]["content"]
+    assert "poweroff" not in stays
+    nothing_installed = rendered(worker(bootstrap=False))
+    assert (
+        "install" not in nothing_installed
+        and "ExecStartPre" not in nothing_installed["dask-cloudvm.service"]["content"]
+    )
+
+
+def test_shell_files_are_valid():
+    values = options.combine([], "ec2")[0].for_role("worker")
+    launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
+    made = rendered(userdata.render(launch, values, userdata.Setting("{% set name = 'me' %}", gpu=True)))
+    subprocess.run(["bash", "-n"], input=made["install"]["content"], text=True, check=True)
+    compile(made["run"]["content"], "run", "exec")
+
+
+def test_a_size_that_is_too_much_is_said():
+    userdata.check_size("x" * 100_000, 16 << 10)
+    with pytest.raises(CloudError, match="bytes when compressed, 1,000 are allowed"):
+        userdata.check_size(os.urandom(2000).hex(), 1000)
+
+
+def test_the_launcher_waits_for_the_scheduler_and_passes_the_environment_on(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = {
+        "first": ["true"],
+        "scheduler": ["127.0.0.1", port],
+        "patience": 20,
+        "argv": [sys.executable, "-c", "import os; print(repr(os.environ['X']))"],
+        "env": {"X": "a\n'b\" $HOME"},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    script = rendered(worker())["run"]["content"].replace(userdata.FOLDER, str(tmp_path))
+
+    def listen_later():
+        time.sleep(1.5)
+        with socket.create_server(("127.0.0.1", port)) as server:
+            server.accept()[0].close()
+
+    thread = threading.Thread(target=listen_later)
+    start = time.monotonic()
+    thread.start()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    thread.join()
+    assert time.monotonic() - start > 1.5
+    assert done.stdout.strip() == repr(run["env"]["X"]), done.stderr
+
+
+def test_a_command_that_is_missing_is_named(tmp_path):
+    run = {"first": [], "scheduler": None, "patience": 0, "argv": ["no-such-docker"], "env": {}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    script = rendered(worker())["run"]["content"].replace(userdata.FOLDER, str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "no-such-docker is not installed; set the option bootstrap" in done.stderr
