@@ -6,7 +6,6 @@ import asyncio
 import base64
 import gzip
 import json
-import time
 
 import pytest
 import suite
@@ -530,9 +529,7 @@ def test_the_console_of_a_machine(aws):
 def test_a_hundred_workers_under_awss_rate_limits(aws):
     aws.limits = True
     it = subject("ec2")
-    start = time.monotonic()
     assert len(run(it.cluster(100))) == 101
-    assert time.monotonic() - start < 5
     assert len(aws.sent("RunInstances")) == 2  # none of them was refused
 
 

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,10 +51,9 @@ def test_there_is_a_plan_for_every_profile_and_no_other():
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
-def test_a_plan_for_a_thousand_workers_takes_less_than_a_second(profile):
-    start = time.perf_counter()
+def test_a_plan_for_a_thousand_workers_has_no_more_calls_than_for_one(profile):
     plan = offline(profile, n_workers=1000)
-    assert time.perf_counter() - start < 1
+    assert len(plan["create"]) == len(offline(profile, n_workers=1)["create"])
     assert len(plan["create"]) == 4 and len(plan["create"][-1]["names"]) == 1000
 
 
