@@ -161,9 +161,8 @@ class Checks:
             if word in nested:
                 continue
             if word not in names:
-                home = _home(word, _present(layer) or [cloud])
-                hint = f"; {'write it under' if section == (schema.SHARED,) else 'it is an option of'} {home}"
-                self.unknown(layer, path, f"there is no option {key!r}{hint if home else did_you_mean(word, names)}")
+                hint = _elsewhere(section, word, _present(layer) or [cloud]) or did_you_mean(word, names)
+                self.unknown(layer, path, f"there is no option {key!r}{hint}")
             elif names[word] in seen:
                 self.add(layer, path, f"{key} and {seen[names[word]]} are the same option; keep one")
             else:
@@ -237,6 +236,14 @@ def _home(word: str, preferred: Sequence[str]) -> str:
         return schema.SHARED
     homes = [cloud for cloud in schema.clouds() if word in schema.names(cloud)]
     return " or ".join([home for home in homes if home in preferred] or homes)
+
+
+def _elsewhere(section: Path, word: str, preferred: Sequence[str]) -> str:
+    """Where a key belongs that stands in the wrong section; empty where it is unknown everywhere."""
+    if word in schema.sections_of_profile() and section != (schema.ANY,):
+        return f"; it is a section, to be written beside {section[0]}"
+    home = _home(word, preferred)
+    return home and f"; {'write it under' if section == (schema.SHARED,) else 'it is an option of'} {home}"
 
 
 _KINDS = {

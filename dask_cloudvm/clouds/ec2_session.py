@@ -75,13 +75,14 @@ class Session:
         return await in_thread(self._region)
 
     def call_here(self, service: str, operation: str, doing: str, parameters: dict[str, Any]) -> Any:
+        region = self._region()  # first, since it says so where boto3 is not installed
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return getattr(self._client(service), operation)(**parameters)
         except (BotoCoreError, ClientError) as error:
             decode = None if operation == DECODE else self._decode  # else a refusal to decode would be decoded
-            raise ec2_errors.translate(error, doing, self._region(), decode) from None
+            raise ec2_errors.translate(error, doing, region, decode) from None
 
     def _client(self, service: str) -> Any:
         region = self._region()

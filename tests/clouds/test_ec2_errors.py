@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from ec2_fake import Fault
 from suite import run, subject
@@ -125,8 +127,8 @@ def test_a_region_that_does_not_answer(aws, monkeypatch):
     assert "no answer from AWS in region us-east-9" in message(region="us-east-9")
 
 
-def test_without_boto3(aws, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "boto3", None)
+@pytest.mark.parametrize("package", ["boto3", "botocore"])
+def test_without_boto3(aws, monkeypatch, package):
+    for name in [n for n in sys.modules if n.split(".")[0] == package] + [package, f"{package}.exceptions"]:
+        monkeypatch.setitem(sys.modules, name, None)
     assert "boto3 is not installed; install it by: pip install 'dask-cloudvm[ec2]'" in message()

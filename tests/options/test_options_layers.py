@@ -315,6 +315,7 @@ def test_a_section_as_one_variable():
     resolved = options.resolve(environ=environ)
     assert (resolved.cloud, resolved["region"], resolved["spot"], resolved["zone"]) == ("ec2", "x", True, "y")
     assert resolved.origins["region"] == "$DASK_CLOUDPROVIDER__EC2"
+    assert options.resolve(environ={"DASK_CLOUDPROVIDER__AZURE": "azurevm: {disk_size: 9}"})["disk_size"] == 9
 
 
 def test_variables_that_dask_has_read_as_well_are_not_taken_for_dask_config_set(world):

@@ -101,7 +101,9 @@ def test_the_signature_and_the_docstring_have_every_option(cloud):
     text = schema.parameters(cloud)
     assert text.count("Also spelled") == sum(bool(option.aliases) for option in schema.options(cloud).values())
     for option in schema.options(cloud).values():
-        assert f"\n{option.name} : " in text and option.description in text
+        [kind] = re.findall(rf"(?m)^{option.name} : (.+), default ", text)
+        assert len(kind.split(" or ")) == len(set(option.types) - {"null"}) and "None" not in kind
+        assert option.description in text
         assert all(re.search(rf"\b{alias}\b", text) for alias in option.aliases)
         ast.parse(schema.python_type(option), mode="eval")
 
@@ -140,6 +142,7 @@ def bundle(cloud=None) -> Draft202012Validator:
 def test_the_bundle_stands_alone(cloud, tmp_path, monkeypatch):
     document = json.loads(json.dumps(schema.bundle(cloud)))
     Draft202012Validator.check_schema(document)
+    assert document["$id"] == f"{cloud or 'profile'}.json" and document["title"] == (cloud or "profile")
     inside = {node["$id"] for _, node in walk(document) if "$id" in node}
     files = {node["$ref"].split("#")[0] for _, node in walk(document) if "$ref" in node} - {""}
     assert files <= inside, "every reference is to something in the document"
