@@ -166,23 +166,31 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> bool:
 def from_dask_config(files: Sequence[Layer], environ: Mapping[str, str]) -> Layer:
     """What was set by ``dask.config.set``: whatever no registered default, Dask file or variable explains.
 
-    dask-cloudprovider registers its own defaults on import; they are not the user's choice.
+    dask-cloudprovider registers its own defaults on import; they are not the user's choice, unless they stand in one
+    mapping with what is, as the publisher does in an image of which only the version differs.
     """
     import dask.config
 
-    explained = [
-        *(d["cloudprovider"] for d in dask.config.defaults if isinstance(d.get("cloudprovider"), Mapping)),
-        *(layer.tree for layer in files),
-        _as_dask_reads(environ),
-    ]
+    registered = [d["cloudprovider"] for d in dask.config.defaults if isinstance(d.get("cloudprovider"), Mapping)]
+    written = [*(layer.tree for layer in files), _as_dask_reads(environ)]
     tree: dict[str, Any] = {}
     where: dict[tuple[str, ...], str] = {(): "dask.config.set"}
+    default: list[tuple[tuple[str, ...], Any]] = []
+    mappings = set()
     for path, value in _leaves(dask.config.config.get("cloudprovider") or {}):
-        if any(_same(value, _get(source, path)) for source in explained):
+        if any(_same(value, _get(source, path)) for source in written):
+            continue
+        if any(_same(value, _get(source, path)) for source in registered):
+            default.append((path, value))
             continue
         if not path:
             return Layer(value, where, ambient=True, chosen=False)
         _put(tree, path, value)
+        mappings.add(path[:-1])
+    mappings -= {section for cloud in schema.clouds() for section in schema.sections(cloud)}
+    for path, value in default:
+        if path[:-1] in mappings:
+            _put(tree, path, value)
     return Layer(tree, where, ambient=True, chosen=False)
 
 

@@ -106,6 +106,7 @@ def test_the_signature_and_the_docstring_have_every_option(cloud):
         assert option.description in text
         assert all(re.search(rf"\b{alias}\b", text) for alias in option.aliases)
         ast.parse(schema.python_type(option), mode="eval")
+        assert len(schema.python_type(option).split(" | ")) == len({*option.types, "null"})
 
 
 def test_leading_parameters_are_not_repeated():

@@ -177,6 +177,15 @@ def test_in_dask_config(cloud, section, keyword, value, option):
         check(options.resolve(cloud=cloud, environ={}), cloud, option, value, "dask.config.set")
 
 
+def test_a_mapping_that_shares_some_values_with_upstreams_default_is_whole():
+    import dask_cloudprovider  # noqa: F401
+
+    image = {"publisher": "Canonical", "offer": "ubuntu-24_04-lts", "sku": "server", "version": "latest"}
+    with dask.config.set({"cloudprovider.azure.azurevm.vm_image": image}):
+        assert options.resolve(cloud="azure", environ={})["image"] == image
+    assert options.resolve(cloud="azure", environ={})["image"] is None
+
+
 def arguments(file: str, name: str) -> set[str]:
     """The arguments of a class of dask-cloudprovider, whose SDK need not be installed to read them."""
     [found] = [node for node in ast.parse((UPSTREAM / file).read_text()).body if getattr(node, "name", "") == name]
