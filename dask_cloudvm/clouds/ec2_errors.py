@@ -60,7 +60,7 @@ HINTS = {
     "InvalidKeyPair.NotFound": "change key_name: key pairs differ from region to region",
     "InvalidZone.NotFound": "change zone or region",
     "VPCIdNotSpecified": "choose one by vnet (vpc) or subnet (subnet_id)",
-    "SecurityGroupLimitExceeded": "remove unused groups by 'dask-cloudvm gc --network', or choose a security_group",
+    "SecurityGroupLimitExceeded": "remove unused groups tagged dask-cloudvm:network, or choose a security_group",
     "RulesPerSecurityGroupLimitExceeded": "open fewer ports or networks by firewall, or choose a security_group",
     "InvalidBlockDeviceMapping": "raise disk_size, or change image",
     "VolumeTypeNotAvailableInZone": "change disk_type or zone",

@@ -31,7 +31,7 @@ REFUSALS = [
     ("GetParameters", "AccessDeniedException", "User: arn:aws:iam::1:user/x is not authorized to perform:"
      " ssm:GetParameters on resource: y", "allow ssm:GetParameters"),
     ("CreateSecurityGroup", "SecurityGroupLimitExceeded", "The maximum number of security groups has been reached",
-     "gc --network"),
+     "choose a security_group"),
     ("DescribeSubnets", "SomethingNew", "Nobody has seen this yet", "doctor ec2"),
 ]  # fmt: skip
 
