@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from dask_cloudvm import plan as planning
-from dask_cloudvm import tls
+from dask_cloudvm import schema, tls
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.errors import NameTaken
@@ -42,7 +42,7 @@ class Fleet:
             self.facts = await self.cloud.facts(self.scheduler)
         made: dict[str, VM] = {}
         first = planning.scheduler_name(self.name)
-        for role in planning.ROLES:
+        for role in schema.ROLES:
             of_role = [name for name in names if (name == first) == (role == "scheduler")]
             if of_role:
                 made |= await self._make(role, of_role, self.facts)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask_cloudvm import tls
+from dask_cloudvm import schema, tls
 from dask_cloudvm.bootstrap import Launch, protocol
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.errors import ClusterExists
 from dask_cloudvm.options import Options
 
-ROLES = ("scheduler", "worker")
 UNKNOWN = "<known when the scheduler's machine exists>"
 HIDDEN = "<made by up>"
 
@@ -130,7 +129,7 @@ def count(options: Options) -> int:
 
 def requests(made: Plan, cloud: Cloud, facts: Facts) -> list[Request]:
     """The write calls of a plan: the scheduler's, then the workers'."""
-    by_role = [[m for m in made.create if m.role == role] for role in ROLES]
+    by_role = [[m for m in made.create if m.role == role] for role in schema.ROLES]
     return [request for group in by_role if group for request in cloud.requests(group, facts)]
 
 

@@ -8,11 +8,11 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from dask_cloudvm import schema
 from dask_cloudvm.errors import CloudError
 from dask_cloudvm.options import Options
 from dask_cloudvm.threads import in_thread
 
-ROLES = ("scheduler", "worker")
 PORT, DASHBOARD = 8786, 8787
 CHECKIP = "https://checkip.amazonaws.com"
 NANNY, CUDA = "dask.distributed.Nanny", "dask_cuda.CUDAWorker"
@@ -27,7 +27,7 @@ def listed(value: Any) -> list[Any]:
 
 def per_role(cloud: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The options of each role."""
-    return {role: Options(cloud, values, {}).for_role(role) for role in ROLES}
+    return {role: Options(cloud, values, {}).for_role(role) for role in schema.ROLES}
 
 
 def port(values: Mapping[str, Any]) -> int:

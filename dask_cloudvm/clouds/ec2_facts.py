@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dask_cloudvm.clouds.base import Facts
-from dask_cloudvm.clouds.common import ROLES, listed, open_ports, per_role, port
+from dask_cloudvm.clouds.common import listed, open_ports, per_role, port
 from dask_cloudvm.clouds.ec2_firewall import rules_of
+from dask_cloudvm.schema import ROLES
 
 TAG = "dask-cloudvm:"
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dask_cloudvm.clouds.base import VM
-from dask_cloudvm.clouds.common import ROLES, listed, networks, open_ports, per_role, port
+from dask_cloudvm.clouds.common import listed, networks, open_ports, per_role, port
 from dask_cloudvm.clouds.ec2_facts import EC2Facts, Group, Image, Subnet, Type
 from dask_cloudvm.clouds.ec2_firewall import group_name, missing_rules, rules_of
 from dask_cloudvm.clouds.ec2_session import Session
 from dask_cloudvm.errors import CloudError
+from dask_cloudvm.schema import ROLES
 
 LTS = ("26.04", "24.04", "22.04")  # of Ubuntu; the newest that the region has is taken
 ARCHITECTURES = {"x86_64": "amd64", "arm64": "arm64"}

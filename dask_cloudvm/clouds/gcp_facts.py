@@ -14,10 +14,11 @@ from typing import Any
 
 from dask_cloudvm.clouds import common, gcp_errors, gcp_network, gcp_options
 from dask_cloudvm.clouds.base import VM, Facts
-from dask_cloudvm.clouds.common import ROLES, listed, per_role, port
+from dask_cloudvm.clouds.common import listed, per_role, port
 from dask_cloudvm.clouds.gcp_network import Network
 from dask_cloudvm.clouds.gcp_session import Session
 from dask_cloudvm.errors import CloudError
+from dask_cloudvm.schema import ROLES
 
 ZONE = "us-east1-c"  # where neither zone nor region is given
 PUBLIC = "ubuntu-os-cloud"

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask_cloudvm.clouds.common import ROLES, listed, per_role
+from dask_cloudvm.clouds.common import listed, per_role
 from dask_cloudvm.errors import CloudError
+from dask_cloudvm.schema import ROLES
 
 if TYPE_CHECKING:
     from dask_cloudvm.clouds.gcp_facts import Type

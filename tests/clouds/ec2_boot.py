@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from boot import start
 from ec2_fake import Fake, Parameters
 
 from dask_cloudvm.userdata import FOLDER
@@ -43,26 +42,13 @@ class Boot:
 
     def __init__(self, folder: Path, fake: Fake) -> None:
         self.folder, self.running = folder, dict[str, subprocess.Popen[bytes]]()
-        self.seen: list[tuple[str, dict[str, str]]] = []
         fake.address, fake.on_run, fake.on_end = "127.0.0.1", self.run, self.end
 
     def run(self, parameters: Parameters, ids: list[str]) -> None:
         for index, id in enumerate(ids):
             home = self.folder / id
-            home.mkdir()
             written = {name: text.replace(FOLDER, str(home)) for name, text in files(parameters, index).items()}
-            for name, text in written.items():
-                (home / name).write_text(text)
-            run = json.loads(written["run.json"])
-            argv = run["argv"]
-            command = argv[argv.index(run["first"][-1]) + 1 :]  # what follows the image
-            command = [sys.executable if part == "python" else part for part in command]
-            variables = dict(line.split("=", 1) for line in written["env"].splitlines())
-            with open(home / "console", "wb") as log:
-                env = {**os.environ, **variables, **run["env"]}
-                self.running[id] = subprocess.Popen(
-                    command, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
-                )
+            self.running[id] = start(home, written)
 
     def end(self, ids: list[str]) -> None:
         for id in ids:

@@ -5,17 +5,16 @@ All machines share the address 127.0.0.1.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from boot import start
 from gcp_fake import Fake, user_data
 
 from dask_cloudvm.userdata import FOLDER
@@ -44,20 +43,8 @@ class Boot:
 
     def run(self, body: Any, name: str) -> None:
         home = self.folder / name
-        home.mkdir()
         written = {file: text.replace(FOLDER, str(home)) for file, text in files(body, name).items()}
-        for file, text in written.items():
-            (home / file).write_text(text)
-        run = json.loads(written["run.json"])
-        argv = run["argv"]
-        command = argv[argv.index(run["first"][-1]) + 1 :]  # what follows the image
-        command = [sys.executable if part == "python" else part for part in command]
-        variables = dict(line.split("=", 1) for line in written["env"].splitlines())
-        with open(home / "console", "wb") as log:
-            env = {**os.environ, **variables, **run["env"]}
-            self.running[name] = subprocess.Popen(
-                command, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
-            )
+        self.running[name] = start(home, written)
 
     def end(self, name: str) -> None:
         if process := self.running.pop(name, None):
