@@ -4,7 +4,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
 DEMO := local-demo
 
-.PHONY: demo test check config clean
+.PHONY: demo test lab check config clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.done            ## start a cluster from config/local.yaml, run a Dask job on it, take it down
@@ -16,7 +16,12 @@ test: .venv/test.done            ## run every check and every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.lab.root --if-possible
 	$(BIN)/pytest
+
+lab: .venv/test.done             ## clusters on machines that boot on this computer; see tests/README.md
+	$(BIN)/python -m tests.lab.root
+	$(BIN)/pytest tests/lab
 
 check: .venv/test.done           ## the quick part of 'make test', and repair what can be repaired
 	$(BIN)/ruff check --fix .

@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,25 +66,51 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 async def everything(cloud: str | None = None) -> list[VM]:
     """Like :func:`ls`, asynchronous; of one cloud, or of all with a warning for each that cannot be asked."""
-    asked = [clouds.default(cloud)] if cloud else clouds.existing()
-    answers = await asyncio.gather(*(c.list() for c in asked), return_exceptions=True)
-    found: list[VM] = []
-    for answer in answers:
-        if not isinstance(answer, BaseException):
-            found += answer
-        elif cloud or not isinstance(answer, CloudError):
-            raise answer
-        else:  # clusters elsewhere can be looked at and removed even so
-            warnings.warn(str(answer), stacklevel=2)
+    return [vm for _, vms in await ask(cloud, lambda each: each.list()) for vm in vms]
+
+
+async def ask(cloud: str | None, question: Callable[[Cloud], Awaitable[T]]) -> list[tuple[Cloud, T]]:
+    """The answers of one cloud, or of all that can be asked with a warning for each that cannot."""
+    found, failures = await _answers(cloud, question)
+    _warn(failures)
     return found
 
 
+def _warn(failures: Sequence[CloudError]) -> None:
+    """Clusters elsewhere can be looked at and removed even so."""
+    for failure in failures:
+        warnings.warn(str(failure), stacklevel=3)
+
+
+async def _answers(
+    cloud: str | None, question: Callable[[Cloud], Awaitable[T]]
+) -> tuple[list[tuple[Cloud, T]], list[CloudError]]:
+    """The answers of one cloud, or of all, and why some have none."""
+    asked = [clouds.default(cloud)] if cloud else clouds.existing()
+    answers = await asyncio.gather(*map(question, asked), return_exceptions=True)
+    found: list[tuple[Cloud, T]] = []
+    failures: list[CloudError] = []
+    for each, answer in zip(asked, answers, strict=True):
+        if not isinstance(answer, BaseException):
+            found.append((each, answer))
+        elif cloud or not isinstance(answer, CloudError):
+            raise answer
+        else:
+            failures.append(answer)
+    return found, failures
+
+
 async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:
-    """The cloud that has cluster ``name``, and its machines. Raises ClusterNotFound, AmbiguousName."""
-    found = await everything(cloud)
+    """The cloud that has cluster ``name``, and its machines.
+
+    Raises ClusterNotFound, AmbiguousName, and CloudError where it may be on a cloud that cannot be asked.
+    """
+    answers, failures = await _answers(cloud, lambda each: each.list())
+    found = [vm for _, vms in answers for vm in vms]
     mine = [vm for vm in found if vm.cluster == name]
     if not mine:
-        raise ClusterNotFound(name, {vm.cluster for vm in found})
+        raise failures[0] if failures else ClusterNotFound(name, {vm.cluster for vm in found})
+    _warn(failures)
     if len(homes := sorted({vm.cloud for vm in mine})) > 1:
         raise AmbiguousName(name=name, clouds=" and ".join(homes))
     return clouds.default(homes[0]), mine

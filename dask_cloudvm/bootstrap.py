@@ -7,14 +7,18 @@ a command.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dask_cloudvm import tls
+from dask_cloudvm import spot, tls
 
+# Nannies set these themselves; other workers would have as many threads a task as the machine has processors.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 NAME, DIR = "@DASK_CLOUDVM_NAME@", "@DASK_CLOUDVM_DIR@"
 
 
@@ -56,8 +60,12 @@ def worker(
     *,
     python: str,
     extra: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] = ONE_THREAD,
 ) -> Launch:
-    """The launch of every worker of one kind, which joins the scheduler at ``address``; see :func:`scheduler`."""
+    """The launch of every worker of one kind, which joins the scheduler at ``address``; see :func:`scheduler`.
+
+    ``env`` are variables that the user's ``env_vars`` win over.
+    """
     own = {"death_timeout": options["death_timeout"], **(extra or {}), **options["worker_options"], "name": NAME}
     files: dict[str, str] = {}
     if options["worker_command"]:
@@ -68,7 +76,26 @@ def worker(
         files["worker.json"] = json.dumps({"cls": options["worker_class"], "opts": own})
         argv = (python, "-m", "distributed.cli.dask_spec", address, "--spec-file", f"{DIR}/worker.json")
     # Tasks that make a client of their own do it with the worker's certificate: the user's never leaves the user.
-    return _launch(argv, options, certificates, ("worker", "client"), files)
+    launch = _launch(argv, options, certificates, ("worker", "client"), files)
+    return replace(launch, env={**env, **launch.env})
+
+
+def watching(launch: Launch, cloud: str) -> Launch:
+    """A worker's ``launch`` for a spot machine of ``cloud``, whose results move away when the machine is to go."""
+    file = f"{DIR}/dask_cloudvm_spot.py"
+    env = {**launch.env, "DASK_CLOUDVM_SPOT": cloud}
+    for key in ("DASK_DISTRIBUTED__NANNY__PRELOAD", "DASK_DISTRIBUTED__WORKER__PRELOAD"):
+        env[key] = json.dumps([*_listed(env.get(key, "[]")), file])
+    return replace(launch, env=env, files={**launch.files, "dask_cloudvm_spot.py": inspect.getsource(spot)})
+
+
+def _listed(text: str) -> list[Any]:
+    """What Dask makes of a variable that holds one text or a list of them."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        value = text
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def protocol(options: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ from dask_cloudvm.text import NotPlain, Text, plain, read
 Path = tuple[str, ...]
 HIDDEN = "***"
 _SECRET = re.compile(r"(?i)token|secret|passw|credential")
+_LOGIN = re.compile(r"://[^/@\s]+:[^/@\s]+@")  # in an address, such as a private index's
+PACKAGES = ("packages", "requirements", "sync")
 _LONGEST = 100  # characters of a wrong value that a message shows
 
 
@@ -29,12 +31,14 @@ def merge(low: Any, high: Any) -> Any:
 
 
 def hide(option: Option, value: Any) -> Any:
-    """``value`` as it may be printed: secret options, and inner keys that are named like secrets, are masked."""
+    """``value`` as it may be printed: without secret options, keys named like secrets and addresses with a password."""
     if option.secret and value is not None:
         return HIDDEN
     if isinstance(value, Mapping):
         return {key: HIDDEN if _is_secret(option, key) else hide(option, each) for key, each in value.items()}
-    return [hide(option, each) for each in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [hide(option, each) for each in value]
+    return HIDDEN if isinstance(value, str) and _LOGIN.search(value) else value
 
 
 def hidden(value: Any, shown: Any) -> Iterator[str]:
@@ -178,10 +182,23 @@ class Checks:
         ]
         for cloud, name, value, place in given if len(self.problems) == before else []:
             self.value(cloud, schema.options(cloud)[name], value, partial(fixed, place), (name,), whole=True)
+        for values in found.values() if len(self.problems) == before else ():
+            self.together(values)
         for name in _mapping(_mapping(layer.tree).get("profiles")):
             inner = gather.under(layer.tree, layer.where, "profiles", name)
             self.top(inner)
             self.everything(inner)
+
+    def together(self, found: Mapping[str, tuple[Any, str]]) -> None:
+        """Options that exclude each other: name -> (value, place)."""
+        given = [name for name in PACKAGES if found.get(name, (None, ""))[0]]
+        runtime = found.get("runtime", ("uv", ""))[0]
+        for name in given[1:]:
+            what = f"{given[0]} says what to install, too; keep one of {', '.join(PACKAGES)}"
+            self.problems.append(Problem(found[name][1], name, what))
+        if given and runtime != "uv":
+            what = f"this needs 'runtime: uv', and runtime is {runtime}"
+            self.problems.append(Problem(found[given[0]][1], given[0], what))
 
     def value(
         self, cloud: str, option: Option, value: Any, origin: Callable[[Path], str], path: Path, whole: bool = False

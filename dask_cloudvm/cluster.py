@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -25,31 +24,52 @@ from distributed.security import Security
 from distributed.utils import Log, Logs
 from tornado.ioloop import PeriodicCallback
 
-from dask_cloudvm import arguments, clouds, schema, tls, widget
+from dask_cloudvm import arguments, clouds, environment, losses, schema, tls, versions, wheels, widget
 from dask_cloudvm import plan as planning
 from dask_cloudvm._version import __version__
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.bootstrap import protocol
-from dask_cloudvm.clouds.base import VM, Cloud
+from dask_cloudvm.clouds.base import VM, Cloud, scheduler_of
 from dask_cloudvm.errors import (
     CloudError,
     CloudVMError,
+    ClusterClosed,
     ClusterExists,
     ClusterNotFound,
     NameTaken,
+    NoEventLoop,
     SchedulerLost,
     StartError,
 )
 from dask_cloudvm.fleet import Fleet
 from dask_cloudvm.layers import from_keywords
-from dask_cloudvm.machines import ANSWER, WATCH, Machine, Scheduler, Worker, describe, reach, security, tail
+from dask_cloudvm.losses import LONGEST_RETRY, NEVER, RETRY, Losses
+from dask_cloudvm.machines import (
+    ANSWER,
+    WATCH,
+    Machine,
+    Scheduler,
+    Worker,
+    describe,
+    is_alive,
+    pause_after,
+    reach,
+    security,
+    tail,
+)
 from dask_cloudvm.options import Options, combine, resolve
 from dask_cloudvm.threads import in_thread
 
 REFRESH = 5.0  # seconds between two looks at the scheduler's workers
 RETIRE = 60.0  # seconds for workers to hand over their data before their machines are removed
-RETRY, LONGEST_RETRY = 30.0, 600.0  # seconds between two attempts to get machines that could not be had
 CLEAN_UP = 60.0  # seconds for an interrupted start to remove what it made
+
+
+def _check_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoEventLoop() from None
 
 
 def _random_name() -> str:
@@ -99,12 +119,21 @@ class CloudCluster(VMCluster):
     ) -> None:
         if not self.cloud_name:
             raise TypeError("use the class of one cloud, such as LocalVMCluster, or from_profile() or from_name()")
+        options = options if adopting else environment.captured(options)
         self._options, self._given, self._report, self._adopting = options, given, report, adopting
-        cloud = clouds.make(self.cloud_name, options.values, "start a cluster")
+        if python_only.get("asynchronous") and not python_only.get("loop"):
+            _check_loop()
+        cloud = clouds.make(self.cloud_name, options.values)
+        if not adopting:
+            cloud.check()
         self._fleet = Fleet(name, options, cloud, self._log)
         self._may_adapt = adaptive and not adopting
+        self._wheels: dict[str, bytes] = {}  # packages of this computer for a new cluster
         self._owned = False  # whether closing removes the machines
         self._end: Batch[Machine, None] = Batch(self._end_batch)
+        self._losses = Losses(options["replacements"])
+        self._lost: Batch[str, None] = Batch(self._lost_batch)
+        self._why: Batch[Machine, str] = Batch(self._why_batch)
         self._joined = asyncio.Event()
         self._failure: CloudVMError | None = None
         self._start_task: asyncio.Task[Any] | None = None
@@ -156,8 +185,7 @@ class CloudCluster(VMCluster):
         self.scheduler_spec: dict[str, Any] = {"cls": self.scheduler_class}
         self.worker_spec: dict[str, Any] = {}
         existing = await self._cloud.list(self.name)
-        scheduler = next((vm for vm in existing if vm.role == "scheduler" and vm.alive), None)
-        if scheduler is not None:
+        if scheduler := scheduler_of(existing):
             await self._adopt(scheduler, [vm for vm in existing if vm.role == "worker" and vm.alive])
         elif self._adopting:
             if existing:
@@ -166,16 +194,25 @@ class CloudCluster(VMCluster):
         else:
             await self._cloud.delete(existing)  # what is left of an earlier cluster of this name
             await self._make()
+        if vm := self.scheduler.vm:
+            await versions.check(vm, self.security, self._options, self._log)
+            if self._wheels:
+                self._log(f"Sending {', '.join(self._wheels)}")
+                await wheels.send(vm, self.security, self._wheels)
         values = {k: v for k, v in self._options.values.items() if not schema.options(self.cloud_name)[k].secret}
         self._cluster_info |= {"cloud": self.cloud_name, "options": values, "version": __version__}
         self.periodic_callbacks["refresh"] = PeriodicCallback(self._refresh, REFRESH * 1000)
-        await SpecCluster._start(self)
+        try:
+            await SpecCluster._start(self)
+        except RuntimeError as error:  # in which it wraps whatever went wrong, such as a scheduler that is gone again
+            raise error.__cause__ or error from None
         if self._options["adaptive"] and self._may_adapt:
             self.adapt(**self._options["adaptive"])
 
     async def _make(self) -> None:
         """The scheduler's machine, and without waiting for it the first workers', which try until it listens."""
         self._log(f"Making cluster {self.name} on {self.cloud_name}")
+        self._wheels = await in_thread(environment.wheels, self._options)
         self._owned = True
         if self._options["security"]:
             self._fleet.certificates = tls.of(self._given) if self._given else await in_thread(tls.make, self.name)
@@ -195,6 +232,8 @@ class CloudCluster(VMCluster):
             await self._first_workers()
         self.scheduler.place(await self._cloud.locate(self.scheduler.vm))
         await reach(self.scheduler.vm, self._cloud, self.security, self._seconds("start_timeout"))
+        await is_alive(self.scheduler.vm, self._cloud)
+        await self._fleet.settle()
         self._log(f"Scheduler at {self.scheduler.vm.external_address}")
 
     @property
@@ -205,18 +244,21 @@ class CloudCluster(VMCluster):
         return float(parse_timedelta(self._options[option] or "365 days"))
 
     async def _create(self, name: str) -> VM | None:
+        pause = self._losses.pause(name)
         try:
-            vm = await self._fleet.create(name)
+            vm = None if pause else await self._fleet.create(name)
         except CloudVMError as error:
             if self.status != Status.running:
                 raise
-            self._log(f"No machine for worker {name}: {error}")
+            if error is not self._failure:  # one for all that were asked for at once
+                self._log(f"No machine for worker {name}: {error}")
             self._failure = error  # for ready(); nobody waits for what scale() starts
             self.worker_spec.pop(name, None)
             self.loop.add_callback(self._correct_state)
             return None
-        if vm is None and name in self.worker_spec and (self._filling is None or self._filling.done()):
-            self._filling = asyncio.ensure_future(self._fill())
+        waits = vm is None and name in self.worker_spec and pause != NEVER
+        if waits and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.ensure_future(self._fill(pause or RETRY))
         return vm
 
     async def _first_workers(self) -> None:
@@ -231,7 +273,7 @@ class CloudCluster(VMCluster):
 
     async def _adopt(self, scheduler: VM, workers: list[VM]) -> None:
         if scheduler.protocol != "tcp":
-            if (found := await self._find_certificates(scheduler)) is None:
+            if (found := await in_thread(tls.load, self.name)) is None:
                 what = f"at {scheduler.external_address} asks for certificates that are not in {tls.state_folder()}"
                 raise SchedulerLost(name=self.name, what=what)
             self._fleet.certificates = found
@@ -257,13 +299,25 @@ class CloudCluster(VMCluster):
         self.worker_spec = {name: {**self.new_spec} for name in list(self.workers)[:wanted]}
         self._want(wanted)
 
-    async def _find_certificates(self, scheduler: VM) -> dict[str, str] | None:
-        """What the launcher kept; where it has only just begun, it may take a moment."""
-        while (found := tls.load(self.name)) is None and time.time() - scheduler.created < ANSWER:
-            await asyncio.sleep(WATCH)
-        return found
-
     # What SpecCluster asks for
+
+    def sync(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.status == Status.closed and not self.asynchronous and not self._loop_runner.is_started():
+            raise ClusterClosed(name=self.name)
+        return super().sync(func, *args, **kwargs)
+
+    async def _correct_state_internal(self) -> None:
+        try:
+            await super()._correct_state_internal()
+        except CloudVMError as error:  # nobody waits for what scale() begins, but ready()
+            if error is not self._failure:
+                self._log(f"Cannot change the number of workers: {error}")
+            self._failure = error
+
+    def scale(self, *args: Any, **kwargs: Any) -> Any:
+        if self.status == Status.running and self._watch_worker_status_comm.closed():
+            raise SchedulerLost(name=self.name, what="has ended, or was cut off")  # workers would wait for it in vain
+        return super().scale(*args, **kwargs)
 
     def _sizes(self) -> dict[str, Any]:
         """What ``scale(cores=)`` and ``scale(memory=)`` divide by, where it is known."""
@@ -291,10 +345,22 @@ class CloudCluster(VMCluster):
             before, self.scheduler_info = self.observed, info
             for lost in before - self.observed:
                 self._lose(lost)
+        for name in [w.name for w in self._missing() if w.age > self._seconds("start_timeout")]:
+            self._replace(name, joined=False)
 
     def _lose(self, name: str) -> None:
         delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
-        asyncio.get_running_loop().call_later(delay, self._replace_lost, name)
+        asyncio.get_running_loop().call_later(delay, lambda: self._futures.add(asyncio.ensure_future(self._lost(name))))
+
+    async def _lost_batch(self, names: Sequence[str]) -> list[None]:
+        """Replaces workers that are lost for good, unless another launcher has removed them."""
+        removed = losses.removed(await self._events()) if set(names) & set(self.workers) else ()
+        for name in names:
+            if name in removed:
+                self.workers.pop(name, None)
+                self.worker_spec.pop(name, None)
+            self._replace(name)
+        return [None] * len(names)
 
     @property
     def observed(self) -> set[str]:
@@ -310,25 +376,57 @@ class CloudCluster(VMCluster):
     async def scale_down(self, workers: Any) -> None:
         await super().scale_down({self._machine(worker) for worker in workers})
 
-    def _replace_lost(self, name: str) -> None:
+    def _missing(self) -> list[Machine]:
+        """Workers with a machine that have not joined, or are lost."""
+        joined = self.observed
+        return [w for name, w in self.workers.items() if w.vm and name in self.worker_spec and name not in joined]
+
+    def _replace(self, name: str, joined: bool = True) -> None:
+        """Lets another worker take the place of one that is lost for good."""
         if name not in self.workers or name in self.observed or self.status != Status.running:
             return
-        self._log(f"Worker {name} is lost; its machine is removed")
-        self._futures.add(asyncio.ensure_future(self.workers.pop(name).close()))
-        if self.worker_spec.pop(name, None) and not (self._adaptive and self._adaptive.periodic_callback):
-            self.worker_spec.update(self.new_worker_spec())
+        lost, new, pause = self.workers.pop(name), "", 0.0
+        if self.worker_spec.pop(name, None):
+            new = self._fleet.next_worker()
+            pause = self._losses.replace(name, new, lost.age, joined)
+            self.worker_spec[new] = self.new_spec
             self._correct_state()
+        self._futures.add(asyncio.ensure_future(self._remove(lost, joined, losses.then(new, pause))))
+
+    async def _remove(self, lost: Machine, joined: bool, then: str) -> None:
+        """Removes the machine of a lost worker, and leaves the reason where ``status`` finds it."""
+        why = "" if joined else f"it did not join within {self._options['start_timeout']}"
+        try:
+            why = await self._why(lost) or why or "its worker does not answer"
+            await lost.close()
+        except (CloudError, OSError, asyncio.TimeoutError) as error:
+            self._log(f"The machine of {lost.name} may still be there: {error}")
+        self._log(f"Worker {lost.name} is lost: {why}; {then}")
+        with suppress(OSError, asyncio.TimeoutError):
+            msg = {"worker": lost.name, "why": why, "then": then}
+            await self.scheduler_comm.log_event(topic=losses.TOPIC, msg=msg)
+
+    async def _why_batch(self, lost: Sequence[Machine]) -> list[str]:
+        """What became of each: nothing where its machine runs on and told nobody why its worker left."""
+        told = losses.notices(await self._events())
+        alive = {vm.name for vm in await self._cloud.list(self.name) if vm.alive}
+        return [told.get(m.name) or ("" if m.name in alive else "its machine has ended") for m in lost]
+
+    async def _events(self) -> Sequence[Any]:
+        """What launchers and machines have told the scheduler; nothing where it does not answer."""
+        with suppress(OSError, asyncio.TimeoutError):
+            return await self.scheduler_comm.events(topic=losses.TOPIC)  # type: ignore[no-any-return]
+        return ()
 
     def _short(self) -> list[Machine]:
-        """Workers without a machine, since there was no capacity."""
+        """Workers without a machine, since there was no capacity, or others were lost in their place."""
         return [w for w in self.workers.values() if w.vm is None and w.status == Status.running]
 
-    async def _fill(self) -> None:
+    async def _fill(self, pause: float) -> None:
         """Asks again for the machines that could not be had, less and less often."""
-        pause = RETRY
         while True:
             await asyncio.sleep(pause)
-            if not (short := self._short()):
+            if not (short := [worker for worker in self._short() if self._losses.pause(worker.name) != NEVER]):
                 return
             with suppress(CloudError):
                 found = await asyncio.gather(*(self._fleet.create(worker.name) for worker in short))
@@ -348,6 +446,8 @@ class CloudCluster(VMCluster):
         """One hand-over of data and one delete call for all the workers of a tick."""
         if self.status == Status.running and self.scheduler_comm:
             with suppress(OSError, asyncio.TimeoutError):
+                told = {"removed": [machine.name for machine in machines]}  # other launchers would replace them
+                await self.scheduler_comm.log_event(topic=losses.TOPIC, msg=told)
                 names = self._workers_on({machine.name for machine in machines})
                 await asyncio.wait_for(
                     self.scheduler_comm.retire_workers(names=names, remove=True, close_workers=True), RETIRE
@@ -360,39 +460,54 @@ class CloudCluster(VMCluster):
     def ready(self, n: int | None = None) -> Any:
         """Waits until ``n`` workers, by default all for which there are machines, have joined the scheduler.
 
-        Raises :class:`StartError` when a machine ends before it has joined, or after ``start_timeout``.
+        Raises :class:`StartError` when a machine ends before any worker has joined, and where none or, with ``n``,
+        fewer have joined after ``start_timeout``. Without ``n`` it goes on with those that have: others are replaced.
         """
         return self.sync(self._ready, n)
 
     async def _ready(self, n: int | None) -> None:
-        deadline = asyncio.get_running_loop().time() + self._seconds("start_timeout")
-        while len(self.observed) < (wanted := len(self.worker_spec) - len(self._short()) if n is None else n):
-            self._joined.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._joined.wait(), WATCH)
-            if len(self.observed) >= wanted:
-                break
+        loop = asyncio.get_running_loop()
+        deadline, look = loop.time() + self._seconds("start_timeout"), 0.0
+        while True:
             if self._failure:
                 error, self._failure = self._failure, None
                 raise error
-            await self._check_machines()
-            await self._refresh()
-            if asyncio.get_running_loop().time() > deadline:
-                what = f"{len(self.observed)} of {wanted} workers joined within {self._options['start_timeout']}"
-                raise StartError(
-                    name=self.name, what=f"{what}; raise start_timeout, or see 'dask-cloudvm logs {self.name}'"
-                )
+            if self._have_joined(wanted := len(self.worker_spec) - len(self._short()) if n is None else n):
+                return
+            self._joined.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._joined.wait(), WATCH)
+            if loop.time() >= look and not self._have_joined(wanted):
+                began = loop.time()
+                await self._check_machines()
+                await self._refresh()
+                look = loop.time() + pause_after(loop.time() - began)
+            if loop.time() > deadline and not self._have_joined(wanted):  # a computer may have slept meanwhile
+                within = f"{len(self.observed)} of {wanted} workers joined within {self._options['start_timeout']}"
+                if n is None and self.observed:  # go on with those that there are
+                    self._log(within)
+                    for worker in self._missing():
+                        self._replace(worker.name, joined=False)
+                    return
+                what = f"{within}; raise start_timeout, or see 'dask-cloudvm logs {self.name}'"
+                raise StartError(name=self.name, what=what)
+
+    def _have_joined(self, n: int) -> bool:
+        return len(self.scheduler_info["workers"]) >= n and len(self.observed) >= n
 
     async def _check_machines(self) -> None:
         found = {vm.name: vm for vm in await self._cloud.list(self.name)}
         own = self.scheduler.vm if self.scheduler else None
         if not (there := found.get(planning.scheduler_name(self.name))) or not there.alive:
             raise SchedulerLost(name=self.name, what=f"has ended{await tail(own, self._cloud) if own else ''}")
-        for name in set(self.worker_spec) & set(self.workers) - self.observed:
-            vm = self.workers[name].vm
-            if vm and not (name in found and found[name].alive):
+        for worker in self._missing():
+            name, vm = worker.name, worker.vm
+            if name in found and found[name].alive:
+                continue
+            if not self.observed and vm:  # nothing shows that any worker can join
                 what = f"the machine of worker {name} ended before it joined"
                 raise StartError(name=self.name, what=what + await tail(vm, self._cloud))
+            self._replace(name, joined=False)
 
     # Ending
 

@@ -2,7 +2,6 @@
 
 CloudVMError                 exit code 1: expected failure, one message
 |-- ProfileError             exit code 2: bad profile, option, environment or usage; lists every problem
-|-- NotBuiltYet              the chosen cloud cannot do this in this release
 |-- ClusterExists            a cluster of this name runs with other options
 |-- ClusterNotFound          no cluster of this name; lists the names that exist
 |-- AmbiguousName            clusters on several clouds have this name
@@ -10,7 +9,10 @@ CloudVMError                 exit code 1: expected failure, one message
 |   `-- StateError           the folder with the records of local machines cannot be used
 |-- NameTaken                another launcher makes a cluster of this name at the same moment
 |-- StartError               a cluster did not come up; what was made has been removed
-`-- SchedulerLost            the scheduler of a running cluster does not answer
+|-- VersionMismatch          a cluster's Python or Dask cannot work with this program's
+|-- SchedulerLost            the scheduler of a running cluster does not answer
+|-- ClusterClosed            this object of a cluster is closed, and its event loop with it
+`-- NoEventLoop              asynchronous=True outside of a coroutine
 
 A message is built from keyword facts: ``ClusterNotFound(name="etl", known=["demo"])``.
 """
@@ -22,6 +24,8 @@ import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+LONGEST = 1000  # characters of a part of a message
 
 
 class CloudVMError(Exception):
@@ -35,6 +39,11 @@ class CloudVMError(Exception):
         super().__init__(self.message.format(**facts))
 
 
+def _short(text: str) -> str:
+    """``text`` as it can be read: a value in it may be a megabyte long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with the options: ``where`` is ``file:line:column``, ``$VARIABLE``, ``keyword`` ..."""
@@ -44,7 +53,7 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        text = ": ".join(part for part in (self.where, self.path, self.what) if part)
+        text = ": ".join(_short(part) for part in (self.where, self.path, self.what) if part)
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # keys may hold line feeds and escapes
 
 
@@ -68,10 +77,6 @@ def _in_order(problems: list[Problem]) -> list[Problem]:
         return (sources.index(sources[i]), *numbers)
 
     return [problems[i] for i in sorted(range(len(problems)), key=key)]
-
-
-class NotBuiltYet(CloudVMError):
-    message = "cannot {doing} on {cloud} yet: this release can validate, explain and describe {cloud} profiles only"
 
 
 class ClusterExists(CloudVMError):
@@ -106,8 +111,11 @@ class StateError(CloudError):
 
     @classmethod
     def of(cls, doing: str, folder: object, error: OSError) -> StateError:
-        hint = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
-        what = (error.strerror or str(error)).lower()
+        hints = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there")
+        hints[errno.ETIMEDOUT] = "end the process that holds it (fuser shows which)"
+        hint = hints.get(error.errno or 0, "make it writable")
+        what = "not a directory" if error.errno == errno.EEXIST else error.strerror or str(error)
+        what = what[:1].lower() + what[1:]
         return cls(doing=doing, folder=folder, what=what, hint=f"{hint}, or set XDG_STATE_HOME to another folder")
 
 
@@ -115,11 +123,23 @@ class StartError(CloudVMError):
     message = "cluster {name!r} did not start: {what}"
 
 
+class VersionMismatch(CloudVMError):
+    message = "the scheduler of cluster {name!r} {what}; {hint}"
+
+
 class SchedulerLost(CloudVMError):
     message = (
         "the scheduler of cluster {name!r} {what}; "
         "see 'dask-cloudvm logs {name}', remove it by 'dask-cloudvm down {name}'"
     )
+
+
+class ClusterClosed(CloudVMError):
+    message = "this object of cluster {name!r} is closed; where the cluster still runs, from_name({name!r}) finds it"
+
+
+class NoEventLoop(CloudVMError):
+    message = "asynchronous=True needs a running event loop: make the cluster inside a coroutine, or leave it out"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

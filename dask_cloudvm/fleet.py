@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dask_cloudvm import plan as planning
-from dask_cloudvm import schema, tls
+from dask_cloudvm import tls
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
-from dask_cloudvm.errors import NameTaken
+from dask_cloudvm.errors import CloudError, NameTaken
 from dask_cloudvm.options import Options
 from dask_cloudvm.threads import in_thread
 
@@ -29,6 +30,8 @@ class Fleet:
         self.address = ""  # where workers will reach the scheduler
         self.new: set[str] = set()  # names that may exist because of this launcher
         self.removed: list[str] = []
+        self._made: dict[str, VM] = {}  # by id; of a scheduler the name is no proof of whose it is, see scheduler_of
+        self._kept: Path | None = None  # its certificates, until the cluster is known to be its own
         self.create: Batch[str, VM | None] = Batch(self._create)
         self._token, self._serial = secrets.token_hex(3), -1  # names are never used twice, by any launcher
 
@@ -42,16 +45,35 @@ class Fleet:
             self.facts = await self.cloud.facts(self.scheduler)
         made: dict[str, VM] = {}
         first = planning.scheduler_name(self.name)
-        for role in schema.ROLES:
-            of_role = [name for name in names if (name == first) == (role == "scheduler")]
-            if of_role:
-                made |= await self._make(role, of_role, self.facts)
-            if first in made and role == "scheduler":  # not before the name is known to be ours
-                await in_thread(tls.save, self.name, self.certificates)
+        if first in names:
+            made |= await self._make_scheduler(first, self.facts)
+        if workers := [name for name in names if name != first]:
+            made |= await self._make("worker", workers, self.facts)
         if missing := len(names) - len(made):
             why = f" ({self.cloud.shortfall})" if self.cloud.shortfall else ""
             self.log(f"{missing} of {len(names)} machines could not be had now; going on without them{why}")
         return [made.get(name) for name in names]
+
+    async def _make_scheduler(self, name: str, facts: Facts) -> dict[str, VM]:
+        """Its certificates are kept before it exists: nobody could reach it or add workers without them."""
+        self._kept = await in_thread(tls.keep, self.name, self.certificates)
+        made: dict[str, VM] = {}
+        try:
+            made = await self._make("scheduler", [name], facts)
+        finally:
+            if not made:
+                await self._drop()
+        return made
+
+    async def settle(self) -> None:
+        """The cluster is this launcher's."""
+        if self._kept:
+            await in_thread(tls.settle, self._kept)
+
+    async def _drop(self) -> None:
+        if self._kept:
+            await in_thread(tls.drop, self._kept)
+            self._kept = None
 
     async def _make(self, role: str, names: Sequence[str], facts: Facts) -> dict[str, VM]:
         certificates, address = self.certificates, self.address
@@ -62,8 +84,13 @@ class Fleet:
         if self.options["debug"]:
             self.log(self._shown(calls))
         self.new.update(names)
+        made: dict[str, VM] = {}
         try:
-            return {vm.name: vm for call in calls for vm in await self.cloud.create(call)}
+            for call in calls:
+                vms = await self.cloud.create(call)
+                self._made |= {vm.id: vm for vm in vms}
+                made |= {vm.name: vm for vm in vms}
+            return made
         except NameTaken:  # they are another launcher's
             self.new.difference_update(names)
             raise
@@ -74,8 +101,22 @@ class Fleet:
         return json.dumps(planning.render(planning.Plan(), calls, hidden)["create"], indent=2, default=str)
 
     async def sweep(self, names: set[str] | None = None) -> None:
-        """Deletes every machine of this cluster, also those that other launchers added, or the given ones."""
+        """Deletes every machine of this cluster, also those that other launchers added, or its own of these names."""
         await self.create.settled()
-        vms = [vm for vm in await self.cloud.list(self.name) if names is None or vm.name in names]
+        found = await self._found()
+        vms = [vm for vm in found if names is None or (vm.name in names and self._is_own(vm))]
         await self.cloud.delete(vms)
+        await self._drop()
         self.removed += [vm.name for vm in vms]
+
+    async def _found(self) -> list[VM]:
+        """The cluster's machines; where they may be made but not be listed, those that this launcher made."""
+        try:
+            return await self.cloud.list(self.name)
+        except CloudError:
+            if not self._made:
+                raise
+            return list(self._made.values())
+
+    def _is_own(self, vm: VM) -> bool:
+        return vm.role != "scheduler" or vm.id in self._made

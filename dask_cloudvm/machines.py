@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm.core import connect
+from distributed.comm.core import Comm, FatalCommClosedError, connect
 from distributed.core import Status, rpc
 from distributed.deploy.spec import ProcessInterface
 from distributed.security import Security
 
-from dask_cloudvm.clouds.base import VM, Cloud
-from dask_cloudvm.errors import SchedulerLost, StartError
+from dask_cloudvm.clouds.base import VM, Cloud, scheduler_of
+from dask_cloudvm.errors import NameTaken, SchedulerLost, StartError
 
 if TYPE_CHECKING:
     from dask_cloudvm.cluster import CloudCluster
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 INFO = "cluster-manager-info"  # where distributed keeps a cluster's description in the scheduler's metadata
 ANSWER = 10.0  # seconds for a scheduler that is known to run
 WATCH = 0.5  # seconds between two looks at the machines that are starting
+IDLE = 9.0  # times as long as a look takes, nobody looks
+TRY = 5.0  # seconds for one attempt to connect
 TAIL = 15  # lines of a console in an error
 
 
@@ -32,12 +34,19 @@ class Machine(ProcessInterface):
     def __init__(self, cluster: CloudCluster, name: str, vm: VM | None = None) -> None:
         super().__init__()
         self.cluster, self.name, self.vm = cluster, name, vm
+        self._placed = time.monotonic()
         if vm is not None:
             self.place(vm)
 
     def place(self, vm: VM) -> None:
         """Takes the addresses of a machine that exists."""
         self.vm, self.address, self.status = vm, vm.private_ip, Status.running
+        self._placed = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since this object knows its machine."""
+        return time.monotonic() - self._placed
 
     async def start(self) -> None:
         vm = await self.cluster._create(self.name)
@@ -50,8 +59,10 @@ class Machine(ProcessInterface):
             self.status = Status.closing
             try:
                 await self.cluster._end(self)
-            finally:
-                await super().close()
+            except BaseException:
+                self.status = Status.running  # so that the next attempt does it
+                raise
+            await super().close()
 
 
 class Worker(Machine):
@@ -86,10 +97,8 @@ async def reach(vm: VM, cloud: Cloud, secured: Security, seconds: float) -> None
 
     Raises :class:`StartError`, with the end of the machine's log, when its machine ends first or time is up.
     """
-    attempt = asyncio.ensure_future(
-        connect(vm.external_address, timeout=seconds, **secured.get_connection_args("client"))
-    )
-    watch = asyncio.ensure_future(_until_ended([vm], cloud))
+    attempt = asyncio.ensure_future(_connect(vm.external_address, secured, seconds))
+    watch = asyncio.ensure_future(_until_ended(vm, cloud))
     try:
         await asyncio.wait({attempt, watch}, return_when=asyncio.FIRST_COMPLETED)
         if watch.done():
@@ -108,11 +117,47 @@ async def reach(vm: VM, cloud: Cloud, secured: Security, seconds: float) -> None
         watch.cancel()
 
 
-async def _until_ended(vms: list[VM], cloud: Cloud) -> None:
-    """Returns when one of ``vms`` has ended or is gone."""
-    wanted = {vm.name for vm in vms}
-    while wanted <= {vm.name for vm in await cloud.list(vms[0].cluster) if vm.alive}:
-        await asyncio.sleep(WATCH)
+async def _connect(address: str, secured: Security, seconds: float) -> Comm:
+    """distributed's own connect waits longer and longer between its attempts: after a minute, for a minute."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            comm: Comm = await connect(address, timeout=min(TRY, left), **secured.get_connection_args("client"))
+            return comm
+        except FatalCommClosedError:
+            raise
+        except (OSError, asyncio.TimeoutError):
+            if left <= TRY:
+                raise
+
+
+async def _until_ended(vm: VM, cloud: Cloud) -> None:
+    """Returns when the scheduler's machine has ended or is gone. Raises :class:`NameTaken`."""
+    took = 0.0
+    while True:
+        await asyncio.sleep(pause_after(took))
+        began = time.monotonic()
+        if not await is_alive(vm, cloud):
+            return
+        took = time.monotonic() - began
+
+
+def pause_after(look: float) -> float:
+    """Seconds until the next look at the machines, of which the last took ``look``: a thousand are a long list."""
+    return max(WATCH, IDLE * look)
+
+
+async def is_alive(vm: VM, cloud: Cloud) -> bool:
+    """Whether the scheduler's machine is there.
+
+    Raises :class:`NameTaken` where another launcher made one before it: some clouds keep no two machines of one name
+    from being made at the same moment, so that all who did look who was first.
+    """
+    found = await cloud.list(vm.cluster)
+    if (first := scheduler_of(found)) and first.id != vm.id and vm.id in {each.id for each in found}:
+        raise NameTaken(name=vm.cluster)
+    return vm.id in {each.id for each in found if each.alive}
 
 
 async def tail(vm: VM, cloud: Cloud) -> str:
@@ -126,7 +171,8 @@ async def describe(vm: VM, cloud: Cloud, secured: Security, start_timeout: float
 
     Raises :class:`SchedulerLost`.
     """
-    patience = max(ANSWER, start_timeout - (time.time() - vm.created)) if vm.created else ANSWER
+    age = max(0.0, time.time() - vm.created)  # by two clocks that need not agree
+    patience = max(ANSWER, start_timeout - age) if vm.created else ANSWER
     try:
         await reach(vm, cloud, secured, patience)
         found = await ask(vm, secured, lambda remote: remote.get_metadata(keys=[INFO], default={}))

@@ -167,6 +167,7 @@ def combine(stack: Sequence[Layer], cloud: str | None = None) -> tuple[Options, 
     checks.stop()
     for name, option in known.items():
         checks.value(cloud, option, values[name], partial(fixed, origins[name]), (name,), whole=True)
+    checks.together({name: (value, origins[name]) for name, value in values.items()})
     checks.stop()
     return Options(cloud, values, origins), checks.warned
 

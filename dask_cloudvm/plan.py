@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_cloudvm import schema, tls
 from dask_cloudvm.bootstrap import Launch, protocol
-from dask_cloudvm.clouds.base import VM, Cloud, Facts
+from dask_cloudvm.clouds.base import VM, Cloud, Facts, scheduler_of
 from dask_cloudvm.errors import ClusterExists
 from dask_cloudvm.options import Options
 
@@ -97,7 +97,7 @@ def plan(
     Raises ClusterExists where it runs with other options.
     """
     alive = [vm for vm in existing if vm.alive]
-    scheduler = next((vm for vm in alive if vm.role == "scheduler"), None)
+    scheduler = scheduler_of(alive)
     workers = [vm for vm in alive if vm.role == "worker"] if scheduler else []
     if scheduler is not None and scheduler.options_digest != options.digest():
         raise ClusterExists(name=cluster, differ="'dask-cloudvm up' names them")

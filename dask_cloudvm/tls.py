@@ -7,7 +7,9 @@ added later, stay in the user's state folder; the scheduler's exist only on the 
 from __future__ import annotations
 
 import datetime
+import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -102,33 +104,53 @@ def for_role(files: Mapping[str, str], role: str) -> dict[str, str]:
     return {name: files[name] for name in ("ca.pem", f"{role}.pem", f"{role}.key")}
 
 
-def save(cluster: str, files: Mapping[str, str]) -> None:
-    """Keeps what a later connection or scale needs: never the scheduler's key. Raises StateError."""
+def keep(cluster: str, files: Mapping[str, str]) -> Path:
+    """Keeps what a later connection or scale needs, beside what is kept already: never the scheduler's key.
+
+    Done before the scheduler is asked for: a launcher that is killed right after it leaves a cluster that can be
+    reached. Then comes :func:`settle` or :func:`drop`. Raises StateError.
+    """
     folder = _folder(cluster)
     try:
         state_folder().parent.mkdir(parents=True, exist_ok=True)
         for each in (state_folder(), folder.parent, folder):
             each.mkdir(mode=0o700, exist_ok=True)
-        for name, text in files.items():
-            if not name.startswith("scheduler"):
-                write_private(folder / name, text)
+        kept = folder / f"{secrets.token_hex(4)}.json"
+        ours = {name: text for name, text in files.items() if not name.startswith("scheduler")}
+        write_private(kept, json.dumps(ours))
     except OSError as error:
         raise StateError.of("keep the cluster's certificates", folder, error) from None
+    return kept
+
+
+def settle(kept: Path) -> None:
+    """What :func:`keep` kept is the cluster's: what an earlier one of this name left goes."""
+    with suppress(OSError):
+        for other in kept.parent.iterdir():
+            if other != kept:
+                other.unlink()
+
+
+def drop(kept: Path) -> None:
+    """What :func:`keep` kept is of no use: the cluster is another launcher's, or was not made."""
+    with suppress(OSError):  # another launcher keeps its own there
+        kept.unlink()
+        kept.parent.rmdir()
 
 
 def load(cluster: str) -> dict[str, str] | None:
-    """What :func:`save` kept for a cluster, or None."""
-    folder = _folder(cluster)
-    try:
-        found = {path.name: path.read_text("utf-8") for path in folder.iterdir() if not path.name.startswith(".")}
-    except OSError:
-        return None
+    """What :func:`keep` kept for a cluster last, or None."""
     wanted = {"ca.pem", *(f"{role}.{kind}" for role in ("worker", "client") for kind in ("pem", "key"))}
-    return found if wanted <= set(found) else None
+    try:
+        newest = max(_folder(cluster).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        found: dict[str, str] = json.loads(newest.read_text("utf-8"))
+        return found if wanted <= set(found) else None
+    except (OSError, ValueError):  # there is none, or it goes at this moment
+        return None
 
 
 def forget(cluster: str) -> None:
-    """Removes what :func:`save` kept; nothing where there is nothing."""
+    """Removes what :func:`keep` kept; nothing where there is nothing."""
     shutil.rmtree(_folder(cluster), ignore_errors=True)
 
 

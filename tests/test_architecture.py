@@ -15,27 +15,30 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import, when it is imported itself, only from lines above its own.
 ORDER = [
     {"_version"},
-    {"errors", "schema", "batch", "threads", "arguments"},
+    {"errors", "schema", "batch", "threads", "arguments", "spot", "registry", "losses"},
     {"profile", "template"},
     {"text"},
     {"layers", "tls"},
     {"checks"},
     {"options", "bootstrap"},
+    {"environment"},
+    {"runtimes"},
     {"userdata"},
     {"clouds.base", "clouds.common", "clouds.machine", "clouds.names"},
     {"plan"},
     {"clouds"},
     {"clouds.*"},
     {"machines", "api", "widget", "fleet"},
-    {"cluster"},
+    {"versions", "wheels"},
+    {"cluster", "leftovers"},
     {"cli"},
     {"cli.common", "cli.interrupt"},
     {"cli.*"},
     {"__init__", "__main__"},
 ]
-PURE = {"schema", "options", "checks", "text", "bootstrap", "plan", "template", "userdata"}
+PURE = {"schema", "options", "checks", "text", "bootstrap", "plan", "template", "runtimes", "userdata"}
 HEAVY = {"distributed", "dask_cloudprovider", "dask", "boto3", "botocore", "google", "azure", "psutil", "cryptography"}
-MAY_BE_HEAVY = {"cluster", "machines"}
+MAY_BE_HEAVY = {"cluster", "machines", "versions", "wheels"}
 
 
 def module(path: Path) -> str:

@@ -22,7 +22,8 @@ import psutil
 import pytest
 from distributed import Client
 
-from dask_cloudvm import LocalVMCluster, clouds, down, from_name, from_profile, ls, tls
+from dask_cloudvm import LocalVMCluster, clouds, down, from_name, from_profile, ls, machines, tls
+from dask_cloudvm import cluster as cluster_module
 from dask_cloudvm.clouds import local
 from dask_cloudvm.cluster import CloudCluster
 from dask_cloudvm.errors import (
@@ -106,6 +107,7 @@ def test_life_of_a_cluster():
     assert (dask.config.config, dask.config.defaults) == before, "the global configuration is left alone"
 
 
+@pytest.mark.timeout(300)
 def test_asynchronous_and_adaptive():
     async def work():
         adaptive = {"minimum": 0, "maximum": 2, "interval": "100ms", "wait_count": 2}
@@ -113,7 +115,7 @@ def test_asynchronous_and_adaptive():
             LocalVMCluster("adapt", adaptive=adaptive, asynchronous=True, **SMALL) as cluster,
             Client(cluster, asynchronous=True) as client,
         ):
-            for _ in range(2):  # up from nothing, and down to nothing: the machines really end
+            for _ in range(5):  # up from nothing, and down to nothing: the machines really end
                 assert await client.submit(sum, [1, 2], pure=False) == 3
                 assert 1 <= len([vm for vm in await cluster.machines() if vm.role == "worker"]) <= 2
                 while len(await cluster.machines()) > 1:
@@ -222,6 +224,22 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
     cluster.close()
 
 
+def test_attempts_to_connect_stay_short_however_long_a_machine_takes(monkeypatch):
+    attempts = []
+
+    async def connect(address, timeout, **_):
+        attempts.append(timeout)
+        if len(attempts) % 50:
+            raise OSError("refused")
+        return "comm"
+
+    monkeypatch.setattr(machines, "connect", connect)
+    assert asyncio.run(machines._connect("tls://10.0.0.4:8786", machines.security({}), 600)) == "comm"
+    assert len(attempts) == 50 and max(attempts) <= machines.TRY
+    with pytest.raises(OSError, match="refused"):
+        asyncio.run(machines._connect("tls://10.0.0.4:8786", machines.security({}), machines.TRY))
+
+
 def test_a_scheduler_that_cannot_start_leaves_nothing():
     with pytest.raises(
         StartError, match=r"the scheduler's machine ended; the last lines of its log:\n(.*\n)*.*no_such_module"
@@ -290,6 +308,19 @@ def test_another_connection_takes_nothing_from_the_first():
         victim = min(names())
         kill_machine(victim)
         wait_until(lambda: victim not in names() and len(names()) == 2)
+
+
+def test_what_another_launcher_removes_is_not_replaced(monkeypatch):
+    monkeypatch.setattr(cluster_module, "REFRESH", 0.3)
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "200ms"}),
+        LocalVMCluster("both", n_workers=3, **SMALL) as cluster,
+    ):
+        cluster.ready()
+        with from_name("both", report=lambda line: None) as other:
+            other.scale(1)
+            wait_until(lambda: len(names()) == 1)
+            wait_until(lambda: set(cluster.workers) == set(cluster.worker_spec) == names())
 
 
 def test_a_scale_that_fails_is_said_and_can_be_repeated(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -51,3 +52,14 @@ def test_profiles_point_editors_to_a_schema_that_exists():
         first = path.read_text().splitlines()[0]
         target = re.fullmatch(r"# yaml-language-server: \$schema=(.+)", first)
         assert target and (path.parent / target[1]).is_file()
+
+
+def test_every_test_that_readme_names_exists():
+    """The threat model has a test behind each line."""
+    tests = "\n".join(path.read_text("utf-8") for path in Path(__file__).parent.rglob("*.py"))
+    rows = re.findall(r"^\|.*\|$", derived.README.read_text("utf-8").split("| threat |")[1], re.M)
+    table = rows[1 : rows.index(next(row for row in rows if "stolen worker" in row)) + 1]
+    assert len(table) > 8
+    for row in table:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named and all(f"def {name}(" in tests for name in named), row

@@ -141,6 +141,7 @@ def test_a_machine_without_a_record_does_nothing(cloud):
 
 
 def test_a_machine_that_never_registered_is_pending_and_then_ended(cloud, monkeypatch):
+    cloud.root.mkdir(parents=True)
     cloud._prepare(cloud._claim("c", "a"), "a", request(["a"]).body)  # the launcher was killed right here
     assert [vm.state for vm in asyncio.run(cloud.list())] == ["pending"]
     monkeypatch.setattr(local, "BOOT", 0.0)

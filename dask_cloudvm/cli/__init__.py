@@ -26,6 +26,7 @@ VERBS = {
     "logs": "Show the logs of one cluster.",
     "scale": "Change the number of workers.",
     "down": "Remove clusters.",
+    "gc": "Find what clusters that are gone left behind, and remove it.",
     "init": "Write a commented profile.",
     "options": "List options.",
     "schema": "Print the JSON Schema of profiles.",

@@ -21,7 +21,7 @@ def command(ctx: click.Context, names: tuple[str, ...], sets: tuple[str, ...], f
     """
     cloud = names[0] if names and names[0] in schema.clouds() else None
     resolved = options.resolve(*(names[1:] if cloud else names), cloud=cloud, sets=sets)
-    checks = asyncio.run(clouds.make(resolved.cloud, resolved.values, "check").doctor())
+    checks = asyncio.run(clouds.make(resolved.cloud, resolved.values).doctor())
     if fmt == JSON:
         emit([asdict(check) for check in checks], fmt)
     else:

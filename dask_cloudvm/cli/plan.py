@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dask_cloudvm import clouds, options
+from dask_cloudvm import clouds, environment, options
 from dask_cloudvm import plan as planning
 from dask_cloudvm.cli.common import JSON, YAML, emit, output, profiles, sets
 from dask_cloudvm.options import Options
@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Show what up would create, keep and delete; with -o yaml or json the very bodies it would send."""
     resolved = options.resolve(*profiles, keywords={"name": name, "n_workers": n_workers}, sets=sets)
-    shown = asyncio.run(_plan(resolved, offline))
+    shown = asyncio.run(_plan(environment.captured(resolved), offline))
     if fmt != "text":
         emit(shown, fmt)
         return
@@ -43,7 +43,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 async def _plan(resolved: Options, offline: bool) -> dict[str, Any]:
-    cloud = clouds.make(resolved.cloud, resolved.values, "plan")
+    cloud = clouds.make(resolved.cloud, resolved.values)
     cluster = resolved["name"] or "dask-new"
     existing = [] if offline else await cloud.list(cluster)
     scheduler = next((vm for vm in existing if vm.role == "scheduler" and vm.alive), None)

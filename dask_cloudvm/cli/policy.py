@@ -4,14 +4,13 @@ import click
 
 from dask_cloudvm import clouds, options
 from dask_cloudvm.cli.common import JSON, YAML, emit
-from dask_cloudvm.errors import NotBuiltYet
 
 
 @click.command()
 @click.argument("cloud")
 @click.option(
     "--part",
-    type=click.Choice(["setup", "ongoing", "account", "machines"]),
+    type=click.Choice(["setup", "identity", "ongoing", "account", "machines"]),
     help="Only this part, as a document to paste.",
 )
 @click.option("--role", metavar="ARN", help="What the machines may be, where iam_instance_profile is used.")
@@ -20,11 +19,10 @@ def command(cloud: str, part: str | None, role: str | None, fmt: str) -> None:
     """Print the least permissions that clusters on CLOUD need.
 
     In two parts: setup makes what clusters share, such as the security group, and is needed once; ongoing is everything
-    else, with whatever removes anything limited to machines with tags of dask-cloudvm. On gcp these are custom roles,
-    and there are two more: account, on the machines' service account, to start machines as it, and machines, for it.
+    else, with what removes anything limited to machines with tags of dask-cloudvm. On gcp and azure they are custom
+    roles, and there are more: machines, for what the machines act as, to remove themselves; and on gcp account, on the
+    machines' service account, to start machines as it.
     """
-    if cloud not in clouds.REGISTRY:
-        raise NotBuiltYet(doing="print a policy", cloud=cloud)
     made = clouds.make(cloud, options.combine([], cloud)[0].values).policies(role)
     if not made:
         click.echo(f"clusters on {cloud} need no permissions", err=True)

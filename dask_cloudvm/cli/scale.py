@@ -28,10 +28,10 @@ async def _scale(name: str, n: int, cloud: str | None, wait: bool) -> None:
         await cluster
         cluster.scale(n)
         await cluster
-        if wait:
-            await cluster.ready()
+        await cluster.ready(None if wait else 0)
+        have = sum(worker.vm is not None for worker in cluster.workers.values())
     except BaseException:
         await asyncio.shield(cluster.undo())
         raise
     await cluster.close()
-    click.echo(f"{name} has {n} workers")
+    click.echo(f"{name} has {have} workers")

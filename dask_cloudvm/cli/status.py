@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from dask_cloudvm import api
+from dask_cloudvm import api, losses
 from dask_cloudvm.cli.common import JSON, ClusterName, age, cloud, emit, machine, output, summary, table
 from dask_cloudvm.clouds.base import VM
 
@@ -26,11 +27,15 @@ def command(name: str, cloud: str | None, fmt: str) -> None:
     click.echo()
     columns = ("name", "role", "state", "dask", "since", "zone")
     table([[{**m, "since": age(m["created"])}[c] or "-" for c in columns] for m in result["machines"]], columns)
+    if result["lost"]:
+        click.echo()
+        rows = [(loss["worker"], age(loss["when"]), f"{loss['why']}; {loss['then']}") for loss in result["lost"]]
+        table(rows, ("lost worker", "since", "why"))
 
 
 async def _status(name: str, cloud: str | None) -> dict[str, Any]:
     _, vms = await api.find(name, cloud)
-    identity, answer = await _identity(name, vms)
+    identity, events, answer = await _answer(name, vms)
     workers = identity.get("workers", {})
     names = {worker["name"] for worker in workers.values()}
     result = {**summary(name, vms), "joined": None, "answer": answer}
@@ -41,6 +46,7 @@ async def _status(name: str, cloud: str | None) -> dict[str, Any]:
         result["threads"] = sum(worker["nthreads"] for worker in workers.values())
         result["memory"] = format_bytes(sum(worker["memory_limit"] or 0 for worker in workers.values()))
         result["dashboard"] = dashboard(identity, next(vm for vm in vms if vm.role == "scheduler"))
+    result["lost"] = losses.reasons(events)
     result["machines"] = [{**machine(vm), "dask": "joined" if vm.name in names else None} for vm in vms]
     return result
 
@@ -53,16 +59,20 @@ def dashboard(identity: dict[str, Any], scheduler: VM) -> str | None:
     return format_dashboard_link(scheduler.public_ip or scheduler.private_ip, port) if port else None
 
 
-async def _identity(name: str, vms: list[VM]) -> tuple[dict[str, Any], str | None]:
-    """What the scheduler says of itself, or why it does not."""
+async def _answer(name: str, vms: list[VM]) -> tuple[dict[str, Any], Sequence[Any], str | None]:
+    """What the scheduler says of itself, the events of its cluster, or why it does not answer."""
     scheduler = next((vm for vm in vms if vm.role == "scheduler"), None)
     if scheduler is None or not scheduler.alive:
-        return {}, f"the scheduler has ended; see 'dask-cloudvm logs {name}', remove it by 'dask-cloudvm down {name}'"
+        why = f"the scheduler has ended; see 'dask-cloudvm logs {name}', remove it by 'dask-cloudvm down {name}'"
+        return {}, (), why
     from dask_cloudvm import tls
     from dask_cloudvm.machines import ask, security
 
+    async def questions(remote: Any) -> tuple[dict[str, Any], Sequence[Any]]:
+        return await remote.identity(n_workers=-1), await remote.events(topic=losses.TOPIC)
+
     try:
-        found: dict[str, Any] = await ask(scheduler, security(tls.load(name) or {}), lambda remote: remote.identity())
+        identity, events = await ask(scheduler, security(tls.load(name) or {}), questions)
     except (OSError, asyncio.TimeoutError, ValueError) as error:
-        return {}, f"the scheduler does not answer: {str(error) or type(error).__name__}"
-    return found, None
+        return {}, (), f"the scheduler does not answer: {str(error) or type(error).__name__}"
+    return identity, events, None

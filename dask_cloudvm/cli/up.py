@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_cloudvm import clouds, options
+from dask_cloudvm import options
 from dask_cloudvm.cli.common import JSON, emit, machine, output, profiles, sets
 from dask_cloudvm.cli.interrupt import interruptible
 from dask_cloudvm.options import Options
@@ -44,7 +44,6 @@ def command(
     """
     keywords = {"name": name, "n_workers": n_workers, "start_timeout": timeout}
     resolved = options.resolve(*profiles, keywords=keywords, sets=sets)
-    clouds.make(resolved.cloud, resolved.values, "start a cluster")
     progress = Progress()
     try:
         asyncio.run(interruptible(_up(resolved, follow, fmt, progress)))

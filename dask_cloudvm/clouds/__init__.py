@@ -8,19 +8,17 @@ from typing import Any
 
 from dask_cloudvm import schema
 from dask_cloudvm.clouds.base import Cloud
-from dask_cloudvm.errors import NotBuiltYet
 
 REGISTRY = {
     "local": "dask_cloudvm.clouds.local:Local",
     "ec2": "dask_cloudvm.clouds.ec2:EC2",
     "gcp": "dask_cloudvm.clouds.gcp:GCP",
+    "azure": "dask_cloudvm.clouds.azure:Azure",
 }
 
 
-def make(name: str, values: Mapping[str, Any], doing: str = "work") -> Cloud:
-    """The cloud ``name`` for these resolved options. Raises NotBuiltYet."""
-    if name not in REGISTRY:
-        raise NotBuiltYet(doing=doing, cloud=name)
+def make(name: str, values: Mapping[str, Any]) -> Cloud:
+    """The cloud ``name`` for these resolved options."""
     return of(name)(values)
 
 
@@ -37,6 +35,5 @@ def existing() -> list[Cloud]:
 
 
 def default(name: str) -> Cloud:
-    """The cloud ``name`` with its default options, as suffices to find and remove machines. Raises NotBuiltYet."""
-    values = {option: it.default for option, it in schema.options(name).items()} if name in REGISTRY else {}
-    return make(name, values, "look for clusters")
+    """The cloud ``name`` with its default options, as suffices to find and remove machines."""
+    return make(name, {option: it.default for option, it in schema.options(name).items()})

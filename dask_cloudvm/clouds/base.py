@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -47,6 +47,12 @@ class VM:
         return _url(self.protocol, self.public_ip or self.private_ip, self.port)
 
 
+def scheduler_of(vms: Iterable[VM]) -> VM | None:
+    """The scheduler among a cluster's machines: the first, where several launchers made one at the same moment."""
+    alive = [vm for vm in vms if vm.role == "scheduler" and vm.alive]
+    return min(alive, key=lambda vm: (vm.created, vm.id), default=None)
+
+
 def _url(protocol: str, host: str, port: int | None) -> str:
     return f"{protocol}://[{host}]:{port}" if ":" in host else f"{protocol}://{host}:{port}"
 
@@ -69,7 +75,21 @@ class Facts:
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # for a plan's reader: what the calls do not show
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the network that clusters share: made by this package, tagged, and free of charge."""
+
+    kind: str  # as the cloud calls it, such as security group
+    id: str
+    name: str
+    cloud: str
+    place: str  # region or project
+    used: bool  # by any machine, whoever made it
+    created: float = 0.0  # seconds since 1970; 0 where the cloud does not tell
+
+
 VMs: TypeAlias = list[VM]
+Parts: TypeAlias = list[Part]
 Checks: TypeAlias = list[Check]
 Requests: TypeAlias = "list[Request]"
 
@@ -86,6 +106,9 @@ class Cloud(Protocol):
     @staticmethod
     def usable() -> bool:
         """Whether this computer looks as if its user has clusters there; asks nobody."""
+
+    def check(self) -> None:
+        """PURE: refuses options for which no call needs to be made. Raises CloudError."""
 
     async def facts(self, scheduler: VM | None) -> Facts:
         """Reads what a plan needs, for a new cluster or one with a scheduler. Raises CloudError."""
@@ -110,6 +133,15 @@ class Cloud(Protocol):
 
     async def delete(self, vms: Sequence[VM]) -> None:
         """Removes machines with all that belongs to them. Idempotent."""
+
+    async def widen(self) -> None:
+        """From now on looks in every region that it may see, not only where this computer's clusters have been."""
+
+    async def parts(self) -> Parts:
+        """The shared parts of networks that this package has made."""
+
+    async def remove(self, part: Part) -> bool:
+        """Removes a shared part; False where it is in use after all. Idempotent."""
 
     async def console(self, vm: VM) -> str:
         """The end of the machine's boot log."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 from dask_cloudvm import schema
@@ -15,6 +17,7 @@ from dask_cloudvm.threads import in_thread
 
 PORT, DASHBOARD = 8786, 8787
 CHECKIP = "https://checkip.amazonaws.com"
+ATTEMPTS, PATIENCE, PAUSE = 3, 5.0, 0.5  # to ask it: how often, seconds for an answer, seconds in between
 NANNY, CUDA = "dask.distributed.Nanny", "dask_cuda.CUDAWorker"
 
 
@@ -52,13 +55,16 @@ def public_address() -> str:
     """This computer's address as the internet sees it. Raises CloudError."""
     import urllib.request
 
-    try:
-        with urllib.request.urlopen(os.environ.get("DASK_CLOUDVM_CHECKIP", CHECKIP), timeout=5) as answer:
-            return str(ipaddress.ip_address(answer.read(100).decode("ascii").strip()))
-    except (OSError, ValueError) as error:
-        what = f"{CHECKIP} does not tell this computer's address ({error})"
-        hint = "set the option firewall, such as firewall: {cidr: 203.0.113.7/32}"
-        raise CloudError(doing="open the firewall for this computer", what=what, hint=hint) from None
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt * PAUSE)
+        try:
+            with urllib.request.urlopen(os.environ.get("DASK_CLOUDVM_CHECKIP", CHECKIP), timeout=PATIENCE) as answer:
+                return str(ipaddress.ip_address(answer.read(100).decode("ascii").strip()))
+        except (OSError, ValueError, HTTPException) as error:
+            failure = error
+    what = f"{CHECKIP} does not tell this computer's address ({failure})"
+    hint = "set the option firewall, such as firewall: {cidr: 203.0.113.7/32}"
+    raise CloudError(doing="open the firewall for this computer", what=what, hint=hint)
 
 
 def own_address() -> str:
@@ -78,3 +84,23 @@ def worker_class(options: Mapping[str, Any], gpus: int | None) -> str:
     if chosen != NANNY or gpus == 0:
         return chosen
     return f"<{CUDA} where the machine has GPUs, else {NANNY}>" if gpus is None else CUDA
+
+
+def difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What turns ``first`` into ``other``; None takes a key away."""
+    found: dict[str, Any] = {}
+    for key in [*first, *(key for key in other if key not in first)]:
+        a, b = first.get(key), other.get(key)
+        if a != b:
+            found[key] = difference(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else b
+    return found
+
+
+def changed(body: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``body`` with what :func:`difference` found."""
+    together = {**body, **{key: _one(body.get(key), value) for key, value in change.items()}}
+    return {key: value for key, value in together.items() if value is not None}
+
+
+def _one(old: Any, new: Any) -> Any:
+    return changed(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new

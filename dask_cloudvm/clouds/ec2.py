@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from dask_cloudvm import bootstrap, userdata
-from dask_cloudvm.clouds import ec2_errors, ec2_facts, ec2_policy
+from dask_cloudvm.clouds import ec2_errors, ec2_facts, ec2_leftovers, ec2_options, ec2_policy
 from dask_cloudvm.clouds import ec2_requests as wire
-from dask_cloudvm.clouds.base import PENDING, VM, Checks, Requests, VMs
+from dask_cloudvm.clouds.base import PENDING, VM, Checks, Part, Parts, Requests, VMs
 from dask_cloudvm.clouds.common import listed, per_role, worker_class
 from dask_cloudvm.clouds.ec2_facts import TAG, EC2Facts
 from dask_cloudvm.clouds.ec2_firewall import missing_rules
@@ -53,7 +53,11 @@ class EC2:
 
     # What a plan needs
 
+    def check(self) -> None:
+        ec2_options.check(self.values)
+
     async def facts(self, scheduler: VM | None) -> EC2Facts:
+        self.check()
         key = scheduler.id if scheduler else None
         if scheduler is not None:  # its workers come to where it is
             self.session = await self.sessions.of(scheduler.zone)
@@ -62,6 +66,7 @@ class EC2:
         return self._facts[key]
 
     def offline(self) -> EC2Facts:
+        self.check()
         return ec2_facts.offline(self.values)
 
     def launch(self, facts: EC2Facts, certificates: Mapping[str, str], address: str, role: str) -> bootstrap.Launch:
@@ -214,8 +219,10 @@ class EC2:
     async def locate(self, vm: VM) -> VM:
         """A public address comes a moment after its machine."""
         deadline = time.monotonic() + PATIENCE
+        which = [{"Name": "instance-id", "Values": [vm.id]}]
         while not vm.public_ip and not self.roles[vm.role]["use_private_ip"] and time.monotonic() < deadline:
-            vm = next((each for each in await self.list(vm.cluster) if each.id == vm.id), vm)
+            for instance in await self._instances(await self.sessions.of(vm.zone), which):
+                vm = wire.machine_of(instance) or vm
             if not vm.public_ip:
                 await asyncio.sleep(LOOK)
         return vm
@@ -246,6 +253,17 @@ class EC2:
                     ids = [id for id in ids if id not in unknown]
         for id in ids:
             self._fresh.pop(id, None)
+
+    async def widen(self) -> None:
+        await self.sessions.widen()
+
+    async def parts(self) -> Parts:
+        everywhere = [self.sessions.main, *await self.sessions.elsewhere()]
+        found = await asyncio.gather(*map(ec2_leftovers.parts, everywhere))
+        return [part for of_region in found for part in of_region]
+
+    async def remove(self, part: Part) -> bool:
+        return await ec2_leftovers.remove(part, await self.sessions.of(part.place))
 
     async def console(self, vm: VM) -> str:
         """https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html"""

@@ -76,6 +76,7 @@ _TECHNICAL = {
     "TokenRetrievalError": ("the AWS login has expired", _LOG_IN),
     "SSOTokenLoadError": ("the AWS login has expired", _LOG_IN),
     "UnauthorizedSSOTokenError": ("the AWS login has expired", _LOG_IN),
+    "ResponseParserError": ("the answer is not AWS's", "check the network, and the proxies in between"),
     "NoRegionError": ("no AWS region is chosen", "set cloudprovider.ec2.region or AWS_DEFAULT_REGION"),
 }
 _UNREACHED = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"}

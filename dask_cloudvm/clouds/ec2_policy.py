@@ -40,6 +40,7 @@ def set_up() -> dict[str, Any]:
         _allow("MakeSharedGroupsInVpcs", "ec2:CreateSecurityGroup", f"{ARN}vpc/*"),
         _allow("TagSharedGroups", "ec2:CreateTags", groups, **made_by),
         _allow("OpenAndRemoveSharedGroups", change, groups, **_SHARED),
+        _allow("SeeWhichGroupsAreUsed", "ec2:DescribeNetworkInterfaces", "*"),
         _allow("UseSpotTheFirstTime", "iam:CreateServiceLinkedRole", spot, **of_spot),
     )
 
@@ -47,6 +48,7 @@ def set_up() -> dict[str, Any]:
 def ongoing(role: str | None = None) -> dict[str, Any]:
     """For everyone who starts and removes clusters; with ``role``, the ARN of what the machines may be."""
     looks = ["Instances", "InstanceTypes", "InstanceTypeOfferings", "Images", "Subnets", "Vpcs", "SecurityGroups"]
+    looks += ["Regions"]
     used = [f"{ARN}{kind}/*" for kind in ("subnet", "security-group", "key-pair", "spot-instances-request")]
     used += ["arn:aws:ec2:*::image/*", "arn:aws:ec2:*::snapshot/*"]
     made = [f"{ARN}{kind}/*" for kind in MADE]

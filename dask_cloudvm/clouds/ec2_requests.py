@@ -16,6 +16,7 @@ from dask_cloudvm import userdata
 from dask_cloudvm._version import __version__
 from dask_cloudvm.bootstrap import protocol
 from dask_cloudvm.checks import merge
+from dask_cloudvm.clouds import ec2_options
 from dask_cloudvm.clouds import names as naming
 from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM
 from dask_cloudvm.clouds.common import PORT, listed
@@ -64,8 +65,9 @@ def _difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
 def _bodies(machine: Machine, names: Sequence[str], facts: EC2Facts) -> Iterator[dict[str, Any]]:
     places = _places(machine, facts)
     gpu = bool(places[0][0].gpus)
-    text = userdata.render(machine.launch, machine.options, userdata.Setting(_naming(machine, names), gpu))
     spot = machine.options["spot"] if machine.role == "worker" else False
+    setting = userdata.Setting(_naming(machine, names), gpu, notice="ec2" if spot else "")
+    text = userdata.render(machine.launch, machine.options, setting)
     for market in {False: (False,), True: (True,), "fallback": (True, False)}[spot]:
         for type, subnet in places:
             body = _body(machine, names, facts, type, subnet) | {"UserData": text}
@@ -177,8 +179,8 @@ def tag_specifications(machine: Machine, names: Sequence[str], facts: EC2Facts) 
 
 
 def tags(values: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Tags as EC2 takes them; a number or boolean as JSON writes it."""
-    return [{"Key": k, "Value": v if isinstance(v, str) else json.dumps(v)} for k, v in values.items()]
+    """Tags in the API's form."""
+    return [{"Key": key, "Value": value} for key, value in ec2_options.tags(values).items()]
 
 
 def for_names(body: Mapping[str, Any], names: Sequence[str], nonce: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from dask_cloudvm.errors import CloudError
 from dask_cloudvm.threads import in_thread
 
 ATTEMPTS = 6  # of one call that is throttled or fails in transit; 15 s of pauses in all, on average
+CONNECT, READ = 5.0, 60.0  # seconds to wait for a connection, and for an answer, before the call is made again
 CONNECTIONS = 10
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]+")  # with which a zone begins
 DECODE = "decode_authorization_message"
@@ -77,10 +77,11 @@ class Session:
     def call_here(self, service: str, operation: str, doing: str, parameters: dict[str, Any]) -> Any:
         region = self._region()  # first, since it says so where boto3 is not installed
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             return getattr(self._client(service), operation)(**parameters)
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
             decode = None if operation == DECODE else self._decode  # else a refusal to decode would be decoded
             raise ec2_errors.translate(error, doing, region, decode) from None
 
@@ -94,7 +95,8 @@ class Session:
                     retries={"mode": "standard", "max_attempts": ATTEMPTS},
                     user_agent_extra=f"dask-cloudvm/{__version__}",
                     max_pool_connections=CONNECTIONS,
-                    connect_timeout=5,
+                    connect_timeout=CONNECT,
+                    read_timeout=READ,
                 )
                 client = self._session.client(service, region_name=region, config=config)
                 client.meta.events.register_first("needs-retry.ec2.RunInstances", _do_not_insist)
@@ -117,10 +119,6 @@ class Session:
         answer = self.call_here("sts", DECODE, "decode it", {"EncodedMessage": message})
         return str(answer["DecodedMessage"])
 
-    def known_regions(self) -> Sequence[str]:
-        self._region()
-        return list(self._session.get_available_regions("ec2"))
-
 
 class Sessions:
     """The session of the region that is chosen, and where none is, those of the regions with clusters of this user."""
@@ -129,9 +127,18 @@ class Sessions:
         self.main = Session(region)
         self._chosen = region is not None
         self._others: dict[str, Session] = {}
+        self._wide = False
+
+    async def widen(self) -> None:
+        """All regions of the account are looked in from now on, whatever is chosen or was used before."""
+        answer = await self.main.call("ec2", "describe_regions", "list regions")
+        main, self._wide = await self.main.region(), True
+        self._others = {name: self._of(name) for r in answer["Regions"] if (name := r["RegionName"]) != main}
 
     async def elsewhere(self) -> list[Session]:
         """Sessions of the other regions to look in: a cluster can then be found without its profile."""
+        if self._wide:
+            return list(self._others.values())
         if self._chosen:
             return []
         main = await self.main.region()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from dask_cloudvm import bootstrap, userdata
 from dask_cloudvm.clouds import common, gcp_errors, gcp_facts, gcp_network, gcp_options, gcp_policy
 from dask_cloudvm.clouds import gcp_requests as wire
-from dask_cloudvm.clouds.base import ENDED, VM, Checks, Requests, VMs
+from dask_cloudvm.clouds.base import ENDED, VM, Checks, Part, Parts, Requests, VMs
 from dask_cloudvm.clouds.gcp_facts import GCPFacts
 from dask_cloudvm.clouds.gcp_session import Session, looks_configured
 from dask_cloudvm.errors import CloudError, NameTaken
@@ -50,8 +50,11 @@ class GCP:
 
     # What a plan needs
 
-    async def facts(self, scheduler: VM | None) -> GCPFacts:
+    def check(self) -> None:
         gcp_options.check(self.values)
+
+    async def facts(self, scheduler: VM | None) -> GCPFacts:
+        self.check()
         key = scheduler.id if scheduler else None
         if key not in self._facts:
             facts = await gcp_facts.Reader(self.values, self.session).read(scheduler)
@@ -60,7 +63,7 @@ class GCP:
         return self._facts[key]
 
     def offline(self) -> GCPFacts:
-        gcp_options.check(self.values)
+        self.check()
         return gcp_facts.offline(self.values)
 
     def launch(self, facts: GCPFacts, certificates: Mapping[str, str], address: str, role: str) -> bootstrap.Launch:
@@ -196,6 +199,15 @@ class GCP:
             return await self.session.call("instances.delete", DELETE, **call)
         except CloudError as error:
             return error
+
+    async def widen(self) -> None:
+        """A list has all zones of the project as it is."""
+
+    async def parts(self) -> Parts:
+        return await gcp_network.parts(self.session)
+
+    async def remove(self, part: Part) -> bool:
+        return await gcp_network.remove(part, self.session, LIMIT)
 
     async def console(self, vm: VM) -> str:
         """https://cloud.google.com/compute/docs/troubleshooting/viewing-serial-port-output"""

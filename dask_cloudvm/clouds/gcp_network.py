@@ -11,15 +11,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from dask_cloudvm.clouds import common, gcp_errors
-from dask_cloudvm.clouds.base import VM
+from dask_cloudvm.clouds.base import VM, Part, Parts
 from dask_cloudvm.clouds.gcp_session import Session
 from dask_cloudvm.errors import CloudError
 
 PREFIX = "dask-cloudvm-"
 WHY = "look up the network"
+OURS = "Dask clusters made by dask-cloudvm; shared by those with the same firewall setting"
 _URL = re.compile(r"^https?://[^/]+/(?:compute/[^/]+/)?(?=projects/)")
 
 
@@ -124,7 +126,7 @@ def rules(network: str, ports: Sequence[int], networks: Sequence[str]) -> list[d
     common_part = {
         "network": network,
         "direction": "INGRESS",
-        "description": "Dask clusters made by dask-cloudvm; shared by those with the same firewall setting",
+        "description": OURS,
         "targetTags": [name],
     }
     outside = [{"IPProtocol": "tcp", "ports": [str(p) for p in ports]}]
@@ -171,3 +173,45 @@ def of_owner(error: CloudError, owner: str, project: str) -> CloudError:
         "with a fixed cidr, and grant compute.firewalls.list"
     )
     return CloudError(**{**error.facts, "hint": hint})
+
+
+# Leftovers
+
+
+async def parts(session: Session) -> Parts:
+    """The rules that this package has made in the session's project; rules have no labels, but a description."""
+    project = await session.project()
+    fields = "items(name,description,targetTags,creationTimestamp),nextPageToken"
+    doing = "look for firewall rules"
+    found = await session.pages("firewalls.list", "items", doing, fields=fields)
+    ours = [rule for rule in found if rule["name"].startswith(PREFIX) and rule.get("description") == OURS]
+    if not ours:
+        return []
+    fields = "items/*/instances(tags/items),nextPageToken"
+    machines = await session.pages("instances.aggregatedList", "instances", doing, fields=fields)
+    used = {tag for machine in machines for tag in machine.get("tags", {}).get("items", ())}
+    return [
+        Part(
+            kind="firewall rule",
+            id=rule["name"],
+            name=rule["name"],
+            cloud="gcp",
+            place=project,
+            used=bool(used & set(rule.get("targetTags", ()))),
+            created=datetime.fromisoformat(rule["creationTimestamp"]).timestamp(),
+        )
+        for rule in ours
+    ]
+
+
+async def remove(part: Part, session: Session, limit: float) -> bool:
+    """Google does not know which rules are in use."""
+    doing = f"remove the firewall rule {part.name}"
+    try:
+        operation = await session.call("firewalls.delete", doing, firewall=part.id)
+        error = gcp_errors.of_operation(await session.finished(operation, doing, limit), doing)
+    except CloudError as failure:
+        error = failure
+    if error and gcp_errors.code(error) not in gcp_errors.GONE:
+        raise error
+    return True

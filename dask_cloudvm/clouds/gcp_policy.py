@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-SETUP = ("compute.firewalls.create", "compute.networks.updatePolicy")
+SETUP = ("compute.firewalls.create", "compute.firewalls.delete", "compute.networks.updatePolicy")
 LOOKS = (
     "compute.firewalls.list",
     "compute.globalOperations.get",
@@ -55,7 +55,7 @@ def policies() -> dict[str, dict[str, Any]]:
     """Every role by the name of its part."""
     return {
         "setup": _role(
-            "Makes the firewall rules that clusters share; needed for the first cluster of a setting", SETUP
+            "Makes and removes the firewall rules that clusters share; needed for the first cluster of a setting", SETUP
         ),
         "ongoing": _role("Starts, watches and removes clusters", (*LOOKS, *CHANGES)),
         "account": _role(

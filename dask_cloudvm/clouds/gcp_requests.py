@@ -19,7 +19,7 @@ from dask_cloudvm.bootstrap import protocol
 from dask_cloudvm.checks import merge
 from dask_cloudvm.clouds import gcp_options as given
 from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM
-from dask_cloudvm.clouds.common import PORT, listed
+from dask_cloudvm.clouds.common import PORT, changed, difference, listed
 from dask_cloudvm.clouds.gcp_facts import GCPFacts, Image, Type
 from dask_cloudvm.clouds.gcp_network import Network
 from dask_cloudvm.errors import CloudError
@@ -44,14 +44,14 @@ def requests(machines: Sequence[Machine], facts: GCPFacts) -> list[Request]:
         names = tuple(m.name for m in machines[start : start + MOST])
         bodies = list(_bodies(first, names, facts))
         userdata.check_size(_user_data(bodies[0])["value"], LIMIT)
-        found.append(Request(operation, names, bodies[0], tuple(_difference(bodies[0], b) for b in bodies[1:])))
+        found.append(Request(operation, names, bodies[0], tuple(difference(bodies[0], b) for b in bodies[1:])))
     return found
 
 
 def bodies(request: Request) -> Iterator[Body]:
     """The body of a request, and those to try for what it leaves over."""
     for change in ({}, *request.alternatives):
-        yield _changed(request.body, change)
+        yield changed(request.body, change)
 
 
 def place(body: Mapping[str, Any]) -> str:
@@ -90,34 +90,16 @@ def _user_data(body: Mapping[str, Any]) -> Mapping[str, str]:
     return next(item for item in items if item["key"] == "user-data")
 
 
-def _difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> Body:
-    """What turns ``first`` into ``other``; None takes a key away."""
-    found: Body = {}
-    for key in [*first, *(key for key in other if key not in first)]:
-        a, b = first.get(key), other.get(key)
-        if a != b:
-            found[key] = _difference(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else b
-    return found
-
-
-def _changed(body: Mapping[str, Any], change: Mapping[str, Any]) -> Body:
-    together = {**body, **{key: _one(body.get(key), value) for key, value in change.items()}}
-    return {key: value for key, value in together.items() if value is not None}
-
-
-def _one(old: Any, new: Any) -> Any:
-    return _changed(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
-
-
 # Machines
 
 
 def _bodies(machine: Machine, names: Sequence[str], facts: GCPFacts) -> Iterator[Body]:
     found = places(machine.options, machine.role, facts)
     gpu = given.gpus(machine.options, found[0][0]) != 0
-    setting = userdata.Setting(NAME, gpu, GONE if given.deletes_itself(machine.options) else "")
-    text = userdata.render(machine.launch, machine.options, setting)
     spot = machine.options["spot"] if machine.role == "worker" else False
+    gone = GONE if given.deletes_itself(machine.options) else ""
+    setting = userdata.Setting(NAME, gpu, gone, notice="gcp" if spot else "")
+    text = userdata.render(machine.launch, machine.options, setting)
     for market in {False: (False,), True: (True,), "fallback": (True, False)}[spot]:
         for type, zone in found:
             properties = _properties(machine, facts, type, market, text)

@@ -28,6 +28,7 @@ MANAGER = "https://cloudresourcemanager.googleapis.com/"
 MANAGER_OVERRIDE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER"
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 PATIENCE = 60.0  # seconds for a call that is throttled or fails in transit
+PAUSE = 0.5  # seconds before such a call is made again; longer each time
 CONNECT, READ, POLL = 10.0, 60.0, 20.0  # seconds; a long poll that takes longer is asked again
 EARLY = 0.1  # seconds of rest where a long poll comes back without a result, as it may
 PAGE = 500  # the most that Google gives at once
@@ -106,7 +107,7 @@ class Session:
         Repeats what fails in passing. Raises CloudError, which has Google's reason as ``code``.
         """
         verb, url, body = self._request(method, {"project": await self.project(), **parameters})
-        deadline, pause = time.monotonic() + PATIENCE, 0.5
+        deadline, pause = time.monotonic() + PATIENCE, PAUSE
         while True:
             try:
                 return await in_thread(self._send, verb, url, body, doing)
@@ -133,7 +134,7 @@ class Session:
         project = await self.project()
         requests = [self._request(method, {"project": project, **each}) for each in calls]
         results: list[Any] = [None] * len(requests)
-        left, deadline, pause = list(range(len(requests))), time.monotonic() + PATIENCE, 0.5
+        left, deadline, pause = list(range(len(requests))), time.monotonic() + PATIENCE, PAUSE
         while left:
             for start in range(0, len(left), BATCH):
                 part = left[start : start + BATCH]
@@ -208,7 +209,7 @@ class Session:
         self, verb: str, url: str, body: bytes | None, headers: Mapping[str, str], doing: str, patience: float
     ) -> Any:
         import requests
-        from google.auth.exceptions import GoogleAuthError
+        from google.auth.exceptions import GoogleAuthError, TransportError
 
         agent = {"User-Agent": f"dask-cloudvm/{__version__}", **headers}
         http = self._authorized()
@@ -219,7 +220,11 @@ class Session:
             raise _unreached(doing, url, error, kind) from None
         except requests.exceptions.RequestException as error:
             raise _unreached(doing, url, error, "unreachable") from None
+        except TransportError as error:
+            raise _unreached(doing, url, error, "unreachable") from None
         except GoogleAuthError as error:
+            if error.retryable:
+                raise _unreached(doing, url, error, "unreachable") from None
             raise _not_logged_in(doing, error) from None
 
     def _authorized(self) -> Any:

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,15 @@ from typing import Any, ClassVar
 
 from dask_cloudvm import bootstrap, tls
 from dask_cloudvm.clouds import machine
-from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Check, Checks, Facts, Requests, VMs
+from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Check, Checks, Facts, Part, Parts, Requests, VMs
+from dask_cloudvm.clouds.local_address import address_of, free_port
 from dask_cloudvm.errors import CloudError, NameTaken, StateError
 from dask_cloudvm.plan import Machine, Request
 from dask_cloudvm.threads import in_thread
 
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL: a scheduler tells its clients in 0.2, workers need over 4 without it
 KILLED = 30.0  # seconds for a process to end after SIGKILL
+START = 60.0  # seconds for a machine's process to run its command
 BOOT = 30.0  # seconds after which a machine that never registered its process counts as ended
 TAIL = 64 << 10  # bytes of a log that console() returns
 LOG = "console.log"
@@ -56,17 +57,20 @@ class Local:
     def usable() -> bool:
         return True
 
+    def check(self) -> None:
+        """This computer refuses nothing."""
+
     async def facts(self, scheduler: VM | None) -> LocalFacts:
         return await in_thread(self._facts, scheduler)
 
     def _facts(self, scheduler: VM | None) -> LocalFacts:
         if scheduler is not None:
             return LocalFacts(scheduler.port or 0, scheduler.private_ip)
-        host = _address_of(self.values["interface"])
+        host = address_of(self.values["interface"])
         chosen = self.values["scheduler_options"].get("port", self.values["port"])
-        port = _free_port(host, chosen or 0, "port")
+        port = free_port(host, chosen or 0, "port")
         if dashboard := self.values["dashboard_port"]:
-            _free_port(host, dashboard, "dashboard_port")
+            free_port(host, dashboard, "dashboard_port")
         return LocalFacts(port, host, dashboard)
 
     def offline(self) -> LocalFacts:
@@ -77,10 +81,8 @@ class Local:
             dashboard = f"{facts.host}:{facts.dashboard_port or 8787}"
             extra = {"host": facts.host, "port": facts.port, "dashboard_address": dashboard}
             # The port is in `extra` already, as one that is known to be free.
-            options = {
-                **self.values,
-                "scheduler_options": {k: v for k, v in self.values["scheduler_options"].items() if k != "port"},
-            }
+            others = {k: v for k, v in self.values["scheduler_options"].items() if k != "port"}
+            options = {**self.values, "scheduler_options": others}
             return bootstrap.scheduler(options, certificates, python=sys.executable, extra=extra)
         extra = {
             "host": facts.host,
@@ -88,7 +90,8 @@ class Local:
             "memory_limit": self.values["memory_limit"],
             "local_directory": bootstrap.DIR,
         }
-        return bootstrap.worker(self.values, certificates, address, python=sys.executable, extra=extra)
+        # Variables of this computer's user count, so none is set here.
+        return bootstrap.worker(self.values, certificates, address, python=sys.executable, extra=extra, env={})
 
     def requests(self, machines: Sequence[Machine], facts: Facts) -> Requests:
         first, launch = machines[0], machines[0].launch
@@ -110,9 +113,11 @@ class Local:
         cluster = request.body["tags"]["cluster"]
         folders: list[Path] = []
         try:
-            for name in request.names:
-                folders.append(self._claim(cluster, name))
-                self._prepare(folders[-1], name, request.body)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with machine.lock(str(self.root)):
+                for name in request.names:
+                    folders.append(self._claim(cluster, name))
+                    self._prepare(folders[-1], name, request.body)
             starts = [(folder, self._boot(folder)) for folder in folders]
         except FileExistsError:
             _remove(folders)
@@ -120,9 +125,9 @@ class Local:
         except OSError as error:
             _remove(folders)
             raise StateError.of("start machines", self.root, error) from None
-        failed = [folder for folder, start in starts if start.wait() != 0]
+        failed = [folder for folder, start in starts if not _has_started(start)]
         if failed:
-            what = _tail(failed[0] / LOG).strip()
+            what = _tail(failed[0] / LOG).strip() or f"its process did not run within {START:g} seconds"
             _remove(folders)
             raise CloudError(doing="start a machine", what=what, hint="change worker_command or worker_module")
         return [_read(folder) for folder in folders]
@@ -130,7 +135,6 @@ class Local:
     def _claim(self, cluster: str, name: str) -> Path:
         """A new folder for a machine. Raises FileExistsError where there is one of this name."""
         folder = self.root / cluster / name
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.parent.mkdir(mode=0o700, exist_ok=True)
         folder.mkdir(mode=0o700)
         return folder
@@ -141,8 +145,10 @@ class Local:
         def fill(text: str) -> str:
             return bootstrap.fill(text, name, str(folder))
 
+        in_json = json.dumps(str(folder))[1:-1]
         for file, text in body["files"].items():
-            tls.write_private(folder / file, fill(text))
+            own = in_json if file.endswith(".json") else str(folder)
+            tls.write_private(folder / file, bootstrap.fill(text, name, own))
         record = {
             **{key: body[key] for key in ("tags", "protocol", "port", "host")},
             "name": name,
@@ -162,10 +168,8 @@ class Local:
 
     def _list(self, cluster: str | None) -> VMs:
         try:
-            clusters = (
-                sorted(p for p in self.root.iterdir() if p.is_dir()) if cluster is None else [self.root / cluster]
-            )
-            folders = [folder for each in clusters if each.is_dir() for folder in sorted(each.iterdir())]
+            clusters = self.root.iterdir() if cluster is None else [self.root / cluster]
+            folders = [folder for each in sorted(clusters) if each.is_dir() for folder in sorted(each.iterdir())]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -186,6 +190,15 @@ class Local:
         except OSError as error:
             raise StateError.of("remove machines", self.root, error) from None
 
+    async def widen(self) -> None:
+        pass
+
+    async def parts(self) -> Parts:
+        return []
+
+    async def remove(self, part: Part) -> bool:
+        return True
+
     async def console(self, vm: VM) -> str:
         return await in_thread(_tail, Path(vm.id) / LOG)
 
@@ -196,30 +209,13 @@ class Local:
         return {}
 
 
-def _address_of(interface: str | None) -> str:
-    if interface is None:
-        return "127.0.0.1"
-    import psutil
-
-    known = psutil.net_if_addrs()
-    addresses = [a.address for a in known.get(interface, ()) if a.family == socket.AF_INET]
-    if not addresses:
-        what = f"there is no network interface {interface!r} with an IPv4 address; there is {', '.join(sorted(known))}"
-        raise CloudError(doing="choose an address", what=what, hint="change cloudprovider.local.interface")
-    return addresses[0]
-
-
-def _free_port(host: str, port: int, option: str) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            what = f"port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}"
-            hint = f"change cloudprovider.local.{option}, or leave it out to get a free one"
-            raise CloudError(doing="start the scheduler", what=what, hint=hint) from None
-        found: int = probe.getsockname()[1]
-        return found
+def _has_started(start: subprocess.Popen[bytes]) -> bool:
+    try:
+        return start.wait(START) == 0
+    except subprocess.TimeoutExpired:
+        start.kill()
+        start.wait()
+        return False
 
 
 def _record(folder: Path) -> dict[str, Any]:

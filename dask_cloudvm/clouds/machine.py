@@ -7,15 +7,18 @@ process starts and removed when the machine is: without a record it does nothing
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 RECORD = "machine.json"
+PATIENCE, LOOK = 30.0, 0.01  # seconds for the lock, which is held for milliseconds, and between two looks at it
 MARK = "DASK_CLOUDVM_MACHINE"  # in the environment of every process of a machine: its folder
 
 
@@ -47,10 +50,22 @@ def _started_elsewhere(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def lock(folder: str) -> Iterator[None]:
-    """One process at a time registers or removes local machines."""
+    """One process at a time registers or removes local machines. Raises TimeoutError where one keeps the others out."""
     with open(os.path.join(folder, ".lock"), "a", encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + PATIENCE
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"another process has held {file.name} for {PATIENCE:g} seconds")
+            time.sleep(LOOK)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write(path: str, record: Any) -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 
 
 def start(home: Path, written: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Writes the machine's files to ``home`` and runs the command that docker would run in the image."""
+    """Writes the machine's files to ``home`` and runs its command, or the one that docker would run in the image."""
     home.mkdir()
     for name, text in written.items():
         (home / name).write_text(text)
     run = json.loads(written["run.json"])
     argv = run["argv"]
-    command = argv[argv.index(run["first"][-1]) + 1 :]  # what follows the image
-    command = [sys.executable if part == "python" else part for part in command]
-    variables = dict(line.split("=", 1) for line in written["env"].splitlines())
+    if argv[0] == "docker":
+        argv = argv[argv.index(run["first"][-1]) + 1 :]  # what follows the image
+    command = [sys.executable if part == "python" else part for part in argv]
+    variables = dict(line.split("=", 1) for line in written.get("env", "").splitlines())
     env = {**os.environ, **variables, **run["env"]}
+    env["PATH"] = f"{run.get('path', '')}:{env['PATH']}"
     with open(home / "console", "wb") as log:
         return subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True)

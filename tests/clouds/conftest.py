@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,27 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def aws_variables(url: str) -> dict[str, str]:
+    """What boto3 finds the fake and credentials by."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "DASK_CLOUDVM_CHECKIP": f"{url}/checkip",
+    }
+
+
+@pytest.fixture
+def port() -> int:
+    """One that is free, for a scheduler: all machines of a fake share one address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free: int = probe.getsockname()[1]
+        return free
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +48,21 @@ def aws(aws_server, monkeypatch):
     """A fresh account; boto3 finds it, and credentials, in the environment."""
     fake, url = aws_server
     fake.reset()
-    for name, value in {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "DASK_CLOUDVM_CHECKIP": f"{url}/checkip",
-    }.items():
+    for name, value in aws_variables(url).items():
         monkeypatch.setenv(name, value)
     return fake
+
+
+def gcp_variables(url: str, key: str) -> dict[str, str]:
+    """What google-auth finds the fake and credentials by."""
+    return {
+        "GOOGLE_APPLICATION_CREDENTIALS": key,
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}/compute/v1/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{url}/",
+        "NO_GCE_CHECK": "true",
+        "HTTPS_PROXY": "http://127.0.0.1:9",  # google-auth asks iamcredentials.googleapis.com in the background
+        "DASK_CLOUDVM_CHECKIP": f"{url}/checkip",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -64,13 +91,37 @@ def gcp(gcp_server, monkeypatch):
     fake.reset()
     for name in ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {
-        "GOOGLE_APPLICATION_CREDENTIALS": key,
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}/compute/v1/",
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{url}/",
-        "NO_GCE_CHECK": "true",
-        "HTTPS_PROXY": "http://127.0.0.1:9",  # google-auth asks iamcredentials.googleapis.com in the background
+    for name, value in gcp_variables(url, key).items():
+        monkeypatch.setenv(name, value)
+    return fake
+
+
+def azure_variables(url: str) -> dict[str, str]:
+    """What azure-identity and azure-core find the fake and credentials by."""
+    return {
+        "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
+        "IDENTITY_ENDPOINT": f"{url}/token",
+        "IDENTITY_HEADER": "secret",
+        "DASK_CLOUDVM_AZURE_ENDPOINT": url,
         "DASK_CLOUDVM_CHECKIP": f"{url}/checkip",
-    }.items():
+    }
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[tuple[object, str]]:
+    from azure_fake import Fake
+
+    fake = Fake()
+    with fake.serving() as url:
+        yield fake, url
+
+
+@pytest.fixture
+def azure(azure_server, monkeypatch):
+    """A fresh subscription; azure-identity gets tokens as in Azure's App Service, from an address."""
+    fake, url = azure_server
+    fake.reset()
+    monkeypatch.delenv("AZURE_SUBSCRIPTION_ID", raising=False)
+    for name, value in azure_variables(url).items():
         monkeypatch.setenv(name, value)
     return fake

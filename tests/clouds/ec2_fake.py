@@ -8,6 +8,7 @@ addresses that come later than the machine, answers that lag behind, console out
 from __future__ import annotations
 
 import base64
+import copy
 import fnmatch
 import hashlib
 import json
@@ -28,11 +29,13 @@ from xml.etree import ElementTree
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
+from moto.ec2.models.tags import TagBackend
 from moto.iam.models import iam_backends
 from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
+REGIONS = ("us-west-2", REGION)  # that are enabled for the account
 IMAGES = {"amd64": ("ami-0000000000000a001", "x86_64"), "arm64": ("ami-0000000000000a002", "arm64")}
 USER = f"arn:aws:iam::{ACCOUNT}:user/tester"
 READ_ONLY = ("Describe", "Get", "List", "Decode")
@@ -41,6 +44,22 @@ LIMITS = {"RunInstances": (5, 2), "TerminateInstances": (100, 5), "Describe": (1
 INSTANCES = (1000, 2)
 
 Parameters = dict[str, str]
+
+
+def _quick_tags(slow: Any) -> Any:
+    """Moto looks at every tag of the account for those of one resource, which it wants for each in a list."""
+
+    def describe_tags(backend: Any, filters: Any = None) -> Any:
+        match (filters or {}).get("resource-id"):
+            case [str(id)] if not set(id) & set("*?"):
+                only, backend = backend, copy.copy(backend)
+                backend.tags = {id: only.tags[id]} if id in only.tags else {}
+        return slow(backend, filters)
+
+    return describe_tags
+
+
+TagBackend.describe_tags = _quick_tags(TagBackend.describe_tags)
 
 
 class Refused(Exception):
@@ -86,10 +105,11 @@ class Fake:
     policies: Sequence[Mapping[str, Any]] | None = None  # what the caller may do; None is everything
     address: str | None = None  # of every machine, in place of moto's random ones
     faults: list[Fault] = field(default_factory=list)
-    consoles: dict[str, str] = field(default_factory=dict)
+    consoles: Mapping[str, str] = field(default_factory=dict)
     calls: list[tuple[str, Parameters]] = field(default_factory=list)
     me: str = "203.0.113.7"
-    on_run: Callable[[Parameters, list[str]], None] | None = None  # gets each launch: its parameters and instance ids
+    # Gets each launch, its parameters and instance ids; may give what to put in place of moto's addresses.
+    on_run: Callable[[Parameters, list[str]], Mapping[str, str] | None] | None = None
     on_end: Callable[[list[str]], None] | None = None
 
     def __post_init__(self) -> None:
@@ -116,7 +136,7 @@ class Fake:
             backend.reset()
         self._answered.clear()
         self.rest()
-        for self._region in ("us-west-2", REGION):
+        for self._region in REGIONS:
             for id, architecture in IMAGES.values():
                 self.add_image(id, architecture)
 
@@ -143,6 +163,12 @@ class Fake:
 
     def sent(self, action: str) -> list[Parameters]:
         return [parameters for name, parameters in self.calls if name == action]
+
+    def ended(self, id: str) -> None:
+        """As if this machine had switched itself off."""
+        with self._lock:
+            if id in {i.id for i in self.instances()}:
+                self.backend.terminate_instances([id])
 
     def instances(self, *states: str) -> list[Any]:
         wanted = states or ("pending", "running")
@@ -249,9 +275,11 @@ class Fake:
         body = re.sub(rb"<ipAddress>[^<]*</ipAddress>", b"", body)  # a public address comes later
         body = re.sub(rb"<association>.*?</association>", b"", body, flags=re.S)
         if status.startswith("200"):
-            self._answered[token] = same, (status, headers, body)
             if self.on_run:
-                self.on_run(parameters, re.findall(r"<instanceId>(i-[0-9a-f]+)<", body.decode()))
+                changed = self.on_run(parameters, re.findall(r"<instanceId>(i-[0-9a-f]+)<", body.decode()))
+                for old, new in (changed or {}).items():
+                    body = body.replace(f">{old}<".encode(), f">{new}<".encode())
+            self._answered[token] = same, (status, headers, body)
         return status, headers, body
 
     def _check_run(self, parameters: Parameters) -> None:
@@ -309,6 +337,10 @@ class Fake:
     def _young(self) -> set[str]:
         now = time.time()
         return {i.id for i in self.backend.all_instances() if now - i.launch_time.timestamp() < self.lag}
+
+    def _on_describe_regions(self, parameters: Parameters, environ: dict[str, Any]) -> Any:
+        named = {f"RegionName.{i}": region for i, region in enumerate(REGIONS, 1)}
+        return self._pass({**parameters, **named}, environ)
 
     def _on_describe_instances(self, parameters: Parameters, environ: dict[str, Any]) -> Any:
         status, headers, body = self._pass(parameters, environ)

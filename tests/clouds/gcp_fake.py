@@ -42,6 +42,7 @@ GPUS = {"nvidia-tesla-t4": ("us-east1-c", "us-east1-d"), "nvidia-tesla-v100": ("
 DISKS = ("pd-standard", "pd-balanced", "pd-ssd", "hyperdisk-balanced")
 LABEL_KEY, LABEL_VALUE = re.compile(r"[^\W\d_A-Z][\w-]{0,62}"), re.compile(r"[\w-]{0,63}")
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+CREATED = "2026-11-21T04:12:54.123-08:00"
 
 
 class Refused(Exception):
@@ -201,7 +202,7 @@ class Fake:
     quota: int | None = None  # CPUs in a region
     permissions: set[str] | None = None  # of the caller; None is all
     faults: list[Fault] = field(default_factory=list)
-    consoles: dict[str, str] = field(default_factory=dict)
+    consoles: Mapping[str, str] = field(default_factory=dict)
     calls: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     http: Counter[str] = field(default_factory=Counter)
     on_run: Any = None  # called with the body and the name of each machine that starts
@@ -246,6 +247,13 @@ class Fake:
 
     def sent(self, method: str = "bulkInsert") -> list[tuple[dict[str, str], Any]]:
         return [(parameters, body) for name, parameters, body in self.calls if name.endswith(method)]
+
+    def ended(self, name: str) -> None:
+        """As if the machine of this name had switched itself off: it is there, and its disk is paid for."""
+        with self._lock:
+            for instance in self.instances.values():
+                if instance["name"] == name and instance["status"] == "RUNNING":
+                    instance["status"] = "TERMINATED"
 
     def there(self) -> dict[str, dict[str, Any]]:
         self._advance()
@@ -504,7 +512,7 @@ class Fake:
             raise _unknown(project, "global/networks", name)
         operation = self._operation("insert", p)
         if "error" not in operation:
-            self.firewalls[key] = dict(body)
+            self.firewalls[key] = {**body, "creationTimestamp": CREATED}
         return operation
 
     def _on_firewalls_delete(self, p: Mapping[str, str], body: Any) -> Any:
@@ -690,7 +698,7 @@ class Fake:
             interface["accessConfigs"] = [{**a, "natIP": outside} for a in interface["accessConfigs"]]
         self.instances[id] = {
             "kind": "compute#instance", "id": id, "name": name, "zone": f"{base}/zones/{zone}", "status": "STAGING",
-            "creationTimestamp": "2026-11-21T04:12:54.123-08:00", "machineType": properties["machineType"],
+            "creationTimestamp": CREATED, "machineType": properties["machineType"],
             "labels": properties.get("labels", {}), "tags": properties.get("tags", {}),
             "metadata": properties.get("metadata", {}), "networkInterfaces": [interface],
             "scheduling": properties["scheduling"], "serviceAccounts": properties.get("serviceAccounts", []),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dask_cloudvm import clouds, options, tls
+from dask_cloudvm import clouds, leftovers, options, tls
 from dask_cloudvm import plan as planning
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.options import Options
@@ -171,3 +171,48 @@ class Life(Suite):
             assert alive(await it.cloud.list(CLUSTER)) == {scheduler.name, *workers(1), *workers(2, first=10)}
 
         run(check())
+
+
+class Leftovers(Suite):
+    """What is left of clusters that are gone is found, and nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def all_is_old(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+
+    def found(self, network: bool = False) -> set[str]:
+        return {each.it.name for them in run(leftovers.find(self.name, network)).values() for each in them}
+
+    def collect(self) -> None:
+        async def everything() -> None:
+            for cloud, them in (await leftovers.find(self.name, network=True)).items():
+                assert await leftovers.remove(cloud, them) == []
+
+        run(everything())
+
+    def test_a_cluster_with_a_scheduler_stays_and_one_without_goes(self, it: Subject) -> None:
+        made = run(it.cluster(2))
+        assert self.found(network=True) == set()
+        run(it.cloud.delete(made[:1]))
+        assert self.found() == set(workers(2))
+        self.collect()
+        assert alive(run(it.cloud.list(CLUSTER))) == set() and not self.found()
+
+    def test_what_is_young_stays(self, it: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = run(it.cluster(1))
+        run(it.cloud.delete(made[:1]))
+        monkeypatch.setattr(leftovers, "GRACE", float("inf"))
+        assert self.found(network=True) == set()
+
+    def test_shared_parts_go_when_nobody_uses_them_and_are_made_again(
+        self, it: Subject, recreate: Callable[[], Subject]
+    ) -> None:
+        run(it.cloud.delete(run(it.cluster(1))))
+        parts = run(it.cloud.parts())
+        assert self.found(network=True) >= {part.name for part in parts}
+        self.collect()
+        assert run(it.cloud.parts()) == []
+        for part in parts:
+            assert run(it.cloud.remove(part)), "idempotent"
+        assert len(run(recreate().cluster(1))) == 2
+        assert {part.name for part in run(it.cloud.parts())} == {part.name for part in parts}

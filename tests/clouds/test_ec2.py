@@ -13,6 +13,7 @@ from ec2_boot import files
 from ec2_fake import IMAGES, Fault
 from suite import CLUSTER, alive, run, subject, workers
 
+from dask_cloudvm import leftovers, tls
 from dask_cloudvm import plan as planning
 from dask_cloudvm.clouds import ec2, ec2_facts, names
 from dask_cloudvm.errors import CloudError, CloudVMError
@@ -178,15 +179,16 @@ def test_user_data_that_is_too_large_is_refused_before_anything_is_made(aws):
 
 
 def test_user_data_is_small(aws):
-    it = subject("ec2", security=True)
     from dask_cloudvm import tls
     from dask_cloudvm.userdata import pack
 
-    for many in ({}, {f"VARIABLE_{i}": f"value {i} of some length" for i in range(200)}):
-        it = subject("ec2", security=True, env_vars=many)
-        [request] = it.wanted(it.cloud.offline(), "worker", workers(10), certificates=tls.make(CLUSTER))
-        size = len(pack(request.body["UserData"]))
-        assert size < (16 << 10 if many else 6 << 10), size
+    many = {f"VARIABLE_{i}": f"value {i} of some length" for i in range(200)}
+    for given, limit in (({}, 6 << 10), ({"spot": True}, 6 << 10), ({"spot": True, "env_vars": many}, 16 << 10)):
+        it = subject("ec2", security=True, **given)
+        for role, wanted in (("scheduler", [SCHEDULER]), ("worker", workers(10))):
+            made = it.wanted(it.cloud.offline(), role, wanted, certificates=tls.make(CLUSTER))
+            size = len(pack(made[-1].body["UserData"]))
+            assert size < limit, size
 
 
 HOSTILE = {
@@ -563,3 +565,26 @@ def test_offline_facts_are_pure():
     bodies = [r.body for r in it.wanted(it.cloud.offline(), "worker", workers(2))]
     assert "<newest Ubuntu LTS for m7i.large>" in str(bodies) and "<dask_cuda.CUDAWorker where" in str(bodies)
     assert suite.TOKEN in str(bodies)
+
+
+# Leftovers
+
+
+def test_leftovers_are_found_in_every_region_and_strangers_are_left_alone(aws, monkeypatch):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    for region in ("us-east-1", "us-west-2"):
+        it = subject("ec2", region=region)
+        run(it.cloud.delete(run(it.cluster(1))[:1]))
+    vpc, _ = network()
+    stranger = client().create_security_group(GroupName="dask-cloudvm-mine", Description="by hand", VpcId=vpc)
+    (tls.state_folder() / "ec2-regions").unlink()
+    [(cloud, found)] = run(leftovers.find("ec2", network=True)).items()
+    assert sorted(each.it.zone[:9] for each in found) == ["us-east-1", "us-west-2"], "groups are in use by workers"
+    assert not run(leftovers.remove(cloud, found))
+    [(cloud, found)] = run(leftovers.find("ec2", network=True)).items()
+    assert sorted(each.it.place for each in found) == ["us-east-1", "us-west-2"]
+    aws.faults.append(Fault("DeleteSecurityGroup", "DependencyViolation", "has a dependent object"))
+    assert len(run(leftovers.remove(cloud, found))) == 1, "what is in use after all stays"
+    [(cloud, [left])] = run(leftovers.find("ec2", network=True)).items()
+    assert not run(leftovers.remove(cloud, [left]))
+    assert client().describe_security_groups(GroupIds=[stranger["GroupId"]])["SecurityGroups"]

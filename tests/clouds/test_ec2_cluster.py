@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import distributed
 import pytest
-from ec2_boot import Boot
+from ec2_boot import Boot, files
 from ec2_fake import Fault
 
-from dask_cloudvm import EC2Cluster, from_name
+from dask_cloudvm import EC2Cluster, bootstrap, environment, from_name
 from dask_cloudvm import cluster as cluster_module
 from dask_cloudvm.errors import ClusterExists, StartError
+from tests import test_environment, wheelmaker
 
 PROFILES = sorted((Path(__file__).parents[2] / "config").glob("ec2*.yaml"))
 QUIET = {"report": lambda line: None}
@@ -27,13 +29,6 @@ def boot(aws, tmp_path):
     boot = Boot(tmp_path, aws)
     yield boot
     boot.end(list(boot.running))
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def cli(*arguments, check=True):
@@ -184,6 +179,39 @@ def test_the_documented_examples_of_dask_cloudprovider(aws, boot, port):
     with EC2Cluster(security_groups=None, **common):
         pass
     assert aws.instances() == []
+
+
+def test_machines_whose_image_has_dask(aws, boot, port):
+    options = {"runtime": "image", "environment": sys.prefix, "scheduler_options": {"port": port}, "n_workers": 1}
+    options |= {"worker_class": "distributed.Worker", "env_vars": {"A": "it's", "MKL_NUM_THREADS": 4}}
+    with EC2Cluster(**options, **QUIET) as cluster, distributed.Client(cluster) as client:
+        programs = client.submit(lambda: (sys.executable, shutil.which("dask"))).result(timeout=60)
+        env = client.submit(lambda: dict(os.environ)).result(timeout=60)
+    assert programs == (f"{sys.prefix}/bin/python", f"{sys.prefix}/bin/dask") and env["A"] == "it's"
+    threads = {key: env[key] for key in bootstrap.ONE_THREAD}
+    assert threads == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
+def test_a_local_package_is_on_the_machines_of_every_launcher(aws, boot, port, tmp_path, monkeypatch):
+    """The environment is there already, since making it is tested in test_environment.py."""
+    python = Path(test_environment.venv(tmp_path / "machine"))
+    home = next(p for p in map(Path, sys.path) if (p / "distributed").is_dir())
+    (test_environment.site(tmp_path / "machine") / "base.pth").write_text(str(home))
+    wheel = wheelmaker.make(tmp_path, "mine", "0.3", {"mine.py": "VALUE = 3"})
+    mine = environment.Package("mine", "0.3", "# mine==0.3", str(wheel))
+    monkeypatch.setattr(environment, "installed", lambda: [mine])
+    uv = {"runtime": "uv", "sync": True, "environment": str(python.parents[1])}
+    with EC2Cluster("sync", scheduler_options={"port": port}, n_workers=1, **uv, **QUIET) as cluster:
+        assert cluster.get_client().submit(lambda: __import__("mine").VALUE).result(timeout=60) == 3
+        monkeypatch.setattr(environment, "installed", list)  # another launcher has another environment
+        with from_name("sync", **QUIET) as other, other.get_client() as client:
+            other.scale(2)
+            client.wait_for_workers(2, timeout=60)
+            assert set(client.run(lambda: __import__("mine").VALUE).values()) == {3}
+            bodies = {body["UserData"] for body in aws.sent("RunInstances")[1:]}
+            lines = [files({"UserData": body})["requirements.txt"] for body in bodies]
+            assert lines == ["# mine==0.3\n"] * len(bodies)
 
 
 def _profile():

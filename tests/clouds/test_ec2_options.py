@@ -42,7 +42,7 @@ WIRE = {
     "instance_tags": ({"Team": "x"}, "both"),
     "enable_detailed_monitoring": (True, "both"),
     "spot": (True, "worker"),
-    "max_price": (0.25, "worker"),  # with spot
+    "max_price": (0.25, "worker", {"spot": True}),
     "firewall": ({"ports": [22], "cidr": "10.0.0.0/8"}, "group"),
     "extra_vm_options": ({"Placement": {"Tenancy": "dedicated"}}, "both"),
     "scheduler_extra_vm_options": ({"Placement": {"Tenancy": "dedicated"}}, "scheduler"),
@@ -58,6 +58,10 @@ WIRE = {
     "worker_options": ({"nthreads": 3}, "worker"),
     "scheduler_options": ({"port": 9999}, "both"),
     "env_vars": ({"A": "b"}, "both"),
+    "runtime": ("image", "both"),
+    "packages": (["s3fs"], "both", {"runtime": "uv"}),
+    "python": ("3.12", "both", {"runtime": "uv"}),
+    "environment": ("/opt/conda", "both", {"runtime": "image"}),
     "docker_image": ("my/image:1", "both"),
     "scheduler_docker_image": ("my/image:1", "scheduler"),
     "worker_docker_image": ("my/image:1", "worker"),
@@ -73,6 +77,9 @@ NOT_SENT = {
     "start_timeout": "how long the launcher waits",
     "shutdown_on_close": "when the launcher removes machines",
     "debug": "what the launcher shows",
+    "replacements": "how often the launcher replaces a lost worker",
+    "requirements": "what becomes packages; see test_environment.py",
+    "sync": "what becomes packages; see test_environment.py",
     "region": "the host that is asked; see test_region_is_where_calls_go",
 }
 
@@ -128,8 +135,8 @@ def test_every_option_reaches_the_wire(aws, account):
     run(subject("ec2").create("scheduler", ["suite-scheduler"]))  # the shared group exists from here on
     usual = {(): sent(aws)}
     failed = []
-    for option, (value, where) in WIRE.items():
-        extra = {"spot": True} if option == "max_price" else {}
+    for option, line in WIRE.items():
+        value, where, extra = (*line, {})[:3]
         key = tuple(extra)
         if key not in usual:
             usual[key] = sent(aws, **extra)

@@ -38,13 +38,22 @@ async def life(**settings):
     assert await it.cloud.list() == []
 
 
+async def whole_life():
+    """With the removal of what clusters share, which is the first part's."""
+    await life()
+    it = subject("ec2")
+    await it.cloud.widen()
+    for part in await it.cloud.parts():
+        assert await it.cloud.remove(part)
+
+
 def policies():
     return ec2_policy.policies(ROLE)
 
 
 def test_the_policy_is_enough(account):
     account.policies = [*policies().values()]
-    run(life())
+    run(whole_life())
     assert account.count()["CreateSecurityGroup"] == 1
 
 
@@ -69,7 +78,7 @@ def test_every_statement_is_needed(account, sid):
         assert not all(check.ok for check in run(subject("ec2").cloud.doctor()))
         return
     with pytest.raises((CloudError, AssertionError), match=r"allow|\("):
-        run(life())
+        run(whole_life())
 
 
 def test_machines_of_others_cannot_be_removed(account):

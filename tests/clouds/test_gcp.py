@@ -14,8 +14,8 @@ from gcp_boot import files
 from gcp_fake import HOST_PROJECT, PROJECT, TYPES, Fault, user_data
 from suite import CLUSTER, alive, run, subject, workers
 
+from dask_cloudvm import leftovers, tls
 from dask_cloudvm import plan as planning
-from dask_cloudvm import tls
 from dask_cloudvm.clouds import gcp as gcp_module
 from dask_cloudvm.clouds import gcp_facts, gcp_session
 from dask_cloudvm.errors import CloudError, CloudVMError, NameTaken
@@ -729,3 +729,24 @@ def test_whether_this_computer_has_google_credentials(tmp_path, monkeypatch):
 
 def test_the_types_of_the_fake_are_those_of_the_default(gcp):
     assert subject("gcp").options["machine_type"] in TYPES
+
+
+# Leftovers
+
+
+def test_rules_that_others_made_or_that_others_use_are_no_leftovers(gcp, monkeypatch):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    it = subject("gcp")
+    run(it.cluster(1))
+    [name, inside] = sorted(name for _, name in gcp.firewalls)
+    gcp.firewalls[PROJECT, "dask-cloudvm-mine"] = {**gcp.firewalls[PROJECT, name], "description": "by hand"}
+    for instance in gcp.there().values():  # an instance that is not ours has our network tag
+        instance["labels"] = {}
+    assert not run(it.cloud.list())
+    assert run(leftovers.find("gcp", network=True)).popitem()[1] == []
+    for instance in gcp.there().values():
+        instance["tags"] = {}
+    [(cloud, found)] = run(leftovers.find("gcp", network=True)).items()
+    assert {each.it.name for each in found} == {name, inside}
+    assert not run(leftovers.remove(cloud, found))
+    assert [name for _, name in gcp.firewalls] == ["dask-cloudvm-mine"]

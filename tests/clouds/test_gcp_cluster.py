@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -32,13 +31,6 @@ def boot(gcp, tmp_path):
     yield boot
     for name in list(boot.running):
         boot.end(name)
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def cli(*arguments, check=True):

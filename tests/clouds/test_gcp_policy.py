@@ -33,7 +33,7 @@ async def life(region=None, **settings):
 
 
 def lives(gcp):
-    """The images and networks of one's own, too."""
+    """The images and networks of one's own, too, and the removal of what clusters share."""
     for settings in (
         {},
         {"region": "us-east1", "image": "mine"},
@@ -42,6 +42,13 @@ def lives(gcp):
         gcp.instances.clear()
         gcp.firewalls.clear()
         run(life(**settings))
+    run(collect())
+
+
+async def collect():
+    it = subject("gcp")
+    for part in await it.cloud.parts():
+        assert await it.cloud.remove(part)
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from dask_cloudvm import plan as planning
 from dask_cloudvm.userdata import Dumper
 
 HERE = Path(__file__).parent
-ALL = sorted(path for path in (HERE.parents[1] / "config").glob("*.yaml") if path.stem != "cloudprovider")
-PROFILES = [path for path in ALL if path.stem.split("-")[0] in clouds.REGISTRY]
+PROFILES = sorted(path for path in (HERE.parents[1] / "config").glob("*.yaml") if path.stem != "cloudprovider")
 
 
 def offline(profile, **keywords):
@@ -55,3 +54,12 @@ def test_a_plan_for_a_thousand_workers_has_no_more_calls_than_for_one(profile):
     plan = offline(profile, n_workers=1000)
     assert len(plan["create"]) == len(offline(profile, n_workers=1)["create"])
     assert len(plan["create"][-1]["names"]) == 1000
+
+
+@pytest.mark.parametrize("cloud", ["ec2", "gcp", "azure"])
+def test_only_spot_workers_watch_for_their_clouds_notice(cloud):
+    profile = HERE.parents[1] / "config" / f"{cloud}.yaml"
+    for spot in (True, "fallback", False):
+        *_, scheduler, worker = offline(profile, spot=spot, n_workers=1)["create"]
+        assert ("DASK_CLOUDVM_SPOT" in str(worker)) == bool(spot) and "DASK_CLOUDVM_SPOT" not in str(scheduler)
+        assert not spot or f"DASK_CLOUDVM_SPOT={cloud}" in str(worker)

@@ -14,3 +14,8 @@ class TestEC2Planning(suite.Planning):
 @pytest.mark.usefixtures("aws")
 class TestEC2Life(suite.Life):
     name = "ec2"
+
+
+@pytest.mark.usefixtures("aws")
+class TestEC2Leftovers(suite.Leftovers):
+    name = "ec2"

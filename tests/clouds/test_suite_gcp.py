@@ -14,3 +14,8 @@ class TestGCPPlanning(suite.Planning):
 @pytest.mark.usefixtures("gcp")
 class TestGCPLife(suite.Life):
     name = "gcp"
+
+
+@pytest.mark.usefixtures("gcp")
+class TestGCPLeftovers(suite.Leftovers):
+    name = "gcp"

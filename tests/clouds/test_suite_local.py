@@ -11,3 +11,7 @@ class TestLocalPlanning(suite.Planning):
 
 class TestLocalLife(suite.Life):
     name = "local"
+
+
+class TestLocalLeftovers(suite.Leftovers):
+    name = "local"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import socket
+import string
 import subprocess
 import sys
 import threading
@@ -16,9 +19,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_cloudvm import bootstrap, options, userdata
+from dask_cloudvm import bootstrap, options, tls, userdata
 from dask_cloudvm.clouds import names
-from dask_cloudvm.errors import CloudError
+from dask_cloudvm.errors import CloudError, ProfileError
 
 # What a process's environment cannot hold is not asked of it: NUL, and lone surrogates.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -32,6 +35,14 @@ def rendered(text, index=0):
     template = jinja2.Template(text.split("\n", 1)[1], trim_blocks=True, extensions=["jinja2.ext.do"])
     config = yaml.safe_load(template.render(ds={"meta_data": {"ami_launch_index": str(index)}}))
     return {f["path"].rpartition("/")[2]: f for f in config["write_files"]}
+
+
+def run_on_a_machine(tmp_path, run, **variables):
+    """Runs the launcher as the unit does, with this ``run.json``."""
+    (tmp_path / "run.json").write_text(json.dumps({"first": [], "env": {}, "hint": "", **run}))
+    script = rendered(worker())["run"]["content"].replace(userdata.FOLDER, str(tmp_path))
+    env = {**os.environ, **variables}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, env=env)
 
 
 def worker(**given):
@@ -109,8 +120,6 @@ def test_the_launcher_waits_for_the_scheduler_and_passes_the_environment_on(tmp_
         "argv": [sys.executable, "-c", "import os; print(repr(os.environ['X']))"],
         "env": {"X": "a\n'b\" $HOME"},
     }
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    script = rendered(worker())["run"]["content"].replace(userdata.FOLDER, str(tmp_path))
 
     def listen_later():
         time.sleep(1.5)
@@ -120,15 +129,85 @@ def test_the_launcher_waits_for_the_scheduler_and_passes_the_environment_on(tmp_
     thread = threading.Thread(target=listen_later)
     start = time.monotonic()
     thread.start()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = run_on_a_machine(tmp_path, run)
     thread.join()
     assert time.monotonic() - start > 1.5
     assert done.stdout.strip() == repr(run["env"]["X"]), done.stderr
 
 
 def test_a_command_that_is_missing_is_named(tmp_path):
-    run = {"first": [], "scheduler": None, "patience": 0, "argv": ["no-such-docker"], "env": {}}
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    script = rendered(worker())["run"]["content"].replace(userdata.FOLDER, str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1 and "no-such-docker is not installed; set the option bootstrap" in done.stderr
+    done = run_on_a_machine(tmp_path, {"argv": ["no-such-docker"], "hint": "change this option"})
+    assert done.returncode == 1 and "no-such-docker is missing; change this option" in done.stderr
+
+
+def test_image_runs_the_environments_own_python_and_programs(tmp_path):
+    made = rendered(worker(runtime="image", environment="/opt/my-env", env_vars={"A": "it's $HOME\n"}))
+    run = json.loads(made["run.json"]["content"])
+    assert run["argv"][:3] == ["/opt/my-env/bin/python", "-m", "distributed.cli.dask_spec"]
+    assert run["env"]["A"] == "it's $HOME\n" and run["first"] == []
+    assert "install" not in made and "env" not in made and "docker" not in str(made)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "my-worker").write_text('#!/bin/sh\necho "$A $PATH"\n')
+    (programs / "my-worker").chmod(0o755)
+    run = {"argv": ["my-worker"], "env": {"A": "b"}, "path": str(programs)}
+    assert run_on_a_machine(tmp_path, run, PATH="/usr/bin:/bin").stdout == f"b {programs}:/usr/bin:/bin\n"
+
+
+@pytest.mark.parametrize("environment", ["opt/dask", "/opt/dask/", "/a:b", "/", "/a b"])
+def test_an_environment_is_an_absolute_path(environment):
+    with pytest.raises(ProfileError, match="use a path such as /opt/dask"):
+        options.resolve(cloud="ec2", keywords={"environment": environment}, environ={})
+
+
+def test_image_has_a_driver_installed_where_there_is_a_gpu():
+    values = {**options.combine([], "ec2")[0].for_role("worker"), "runtime": "image"}
+    launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
+    made = rendered(userdata.render(launch, values, userdata.Setting("{% set name = 'me' %}", gpu=True)))
+    subprocess.run(["bash", "-n"], input=made["install"]["content"], text=True, check=True)
+    assert "ubuntu-drivers" in made["install"]["content"] and "docker" not in made["install"]["content"]
+    without = userdata.render(
+        launch, {**values, "bootstrap": False}, userdata.Setting("{% set name = 'me' %}", gpu=True)
+    )
+    assert "install" not in rendered(without)
+
+
+@pytest.mark.parametrize("runtime", ["docker", "image"])
+def test_only_a_spot_machine_watches_for_its_end(runtime):
+    values = {**options.combine([], "gcp")[0].for_role("worker"), "runtime": runtime}
+    launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
+    spot, usual = (
+        rendered(userdata.render(launch, values, userdata.Setting("{% set name = 'me' %}", notice=notice)))
+        for notice in ("gcp", "")
+    )
+    compile(spot["dask_cloudvm_spot.py"]["content"], "spot", "exec")
+    variables = spot["env"]["content"] if runtime == "docker" else spot["run.json"]["content"]
+    assert "DASK_CLOUDVM_SPOT" in variables and "/etc/dask-cloudvm/dask_cloudvm_spot.py" in variables
+    assert "SPOT" not in str(usual) and "dask_cloudvm_spot.py" not in usual
+
+
+@pytest.mark.parametrize("cloud", ["ec2", "gcp"])
+@pytest.mark.parametrize("runtime", ["docker", "image"])
+def test_the_longest_usual_user_data_is_short(cloud, runtime):
+    """EC2 takes 16 KiB; what is over 6 KiB leaves the user too little. With TLS, on a spot machine with GPUs."""
+    values = {**options.combine([], cloud)[0].for_role("worker"), "runtime": runtime}
+    launch = bootstrap.worker(values, tls.make("etl"), "tls://10.0.0.4:8786", python="python")
+    naming = userdata.numbered("etl-worker", [(0, "abcdef", 0)], "ds.meta_data.ami_launch_index")
+    text = userdata.render(launch, values, userdata.Setting(naming, gpu=True, notice=cloud))
+    assert len(userdata.pack(text)) < 6 << 10
+
+
+@pytest.mark.parametrize("length, fits", [(30, True), (120, False)])
+def test_two_hundred_variables_fit_or_are_refused_by_plan(tmp_path, length, fits):
+    """Of random letters, which compress badly."""
+    letters = random.Random(1).choices(string.ascii_letters + string.digits, k=200 * length)
+    env_vars = {f"VARIABLE_{i}": "".join(letters[i * length : (i + 1) * length]) for i in range(200)}
+    profile = tmp_path / "p.yaml"
+    profile.write_text(yaml.safe_dump({"cloudprovider": {"ec2": {"env_vars": env_vars, "n_workers": 1}}}))
+    command = [sys.executable, "-m", "dask_cloudvm", "plan", "--offline", str(profile)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if fits:
+        assert done.returncode == 0, done.stderr
+    else:
+        said = r"user-data has [0-9,]+ bytes when compressed, 16,384 are allowed; shorten env_vars"
+        assert done.returncode == 1 and re.search(said, done.stderr), done.stderr

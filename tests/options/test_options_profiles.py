@@ -178,7 +178,7 @@ def test_equal_options_have_equal_digests_however_they_were_given(profile):
 
 def test_live_options_are_no_part_of_the_identity():
     live = {"name": "etl", "n_workers": 5, "adaptive": {"maximum": 3}, "start_timeout": "1s", "debug": True}
-    live["shutdown_on_close"] = False
+    live |= {"shutdown_on_close": False, "replacements": 1}
     assert {o.name for o in schema.options("ec2").values() if o.live} == set(live)
     assert resolved(**live).digest() == resolved().digest()
     assert resolved(**live).differences(resolved().values) == []
@@ -224,6 +224,16 @@ def test_explain_has_a_row_an_option_with_value_and_origin(profile):
     assert by_name["zone"] == {"option": "zone", "value": "a", "origin": f"{path}:3:5"}
     assert by_name["n_workers"] == {"option": "n_workers", "value": 3, "origin": "keyword"}
     assert by_name["spot"] == {"option": "spot", "value": False, "origin": "default"}
+
+
+def test_an_address_with_a_password_is_a_secret():
+    index = "https://me:hunter2@example.com/simple"
+    found = resolved(
+        runtime="uv", packages=[f"--index-url {index}", "s3fs"], env_vars={"UV_INDEX_URL": index, "A": "b"}
+    )
+    shown = {row["option"]: row["value"] for row in found.explain()}
+    assert shown["packages"] == ["***", "s3fs"] and shown["env_vars"] == {"UV_INDEX_URL": "***", "A": "b"}
+    assert index in found.secrets()
 
 
 def test_explain_shows_no_secret():

@@ -1,0 +1,190 @@
+"""Looks at everything a cluster on Azure needs, one line a thing: ok, or what to do. Makes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from dask_cloudvm.clouds import azure_errors, azure_identity, azure_network, azure_options, azure_policy, common
+from dask_cloudvm.clouds.azure_facts import Reader, Type
+from dask_cloudvm.clouds.azure_network import Place
+from dask_cloudvm.clouds.base import Check
+from dask_cloudvm.errors import CloudError
+from dask_cloudvm.schema import ROLES
+
+if TYPE_CHECKING:
+    from dask_cloudvm.clouds.azure import Azure
+
+DOING = "check the subscription"
+PROVIDERS = ("Microsoft.Compute", "Microsoft.Network")
+DELETE = "Microsoft.Compute/virtualMachines/delete"
+
+
+class Doctor:
+    """The checks for one Azure cloud."""
+
+    def __init__(self, cloud: Azure) -> None:
+        self.cloud, self.session, self.values = cloud, cloud.session, cloud.values
+        self.reader = Reader(self.values, self.session)
+        self.place_: Place | None = None
+        self.types: Mapping[str, Type] = {}
+
+    async def run(self) -> list[Check]:
+        """Every check in turn; what needs an earlier one that failed is left out."""
+        found: list[Check] = []
+        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("options", self.options),
+            ("credentials", self.credentials),
+            ("subscription", self.subscription),
+            ("providers", self.providers),
+            ("place", self.place),
+            ("machine types", self.machine_types),
+            ("image", self.image),
+            ("network", self.network),
+            ("permissions", self.permissions),
+            ("quota", self.quota),
+            ("removal", self.removal),
+        ]
+        for what, step in steps:
+            found.append(await self._check(what, step))
+            if what in ("options", "credentials", "subscription", "place") and not found[-1].ok:
+                break
+        return found
+
+    async def _check(self, what: str, step: Callable[[], Awaitable[str]]) -> Check:
+        try:
+            return Check(what, True, await step())
+        except CloudError as error:
+            return Check(what, False, f"{error.facts['what']}; {error.facts['hint']}")
+
+    @property
+    def _place(self) -> Place:
+        assert self.place_ is not None
+        return self.place_
+
+    async def options(self) -> str:
+        azure_options.check(self.values)
+        return f"machines in {self.values['region'] or 'the region of the resource group'}"
+
+    async def credentials(self) -> str:
+        return await self.session.account() or "there are some"
+
+    async def subscription(self) -> str:
+        return await self.session.subscription()
+
+    async def providers(self) -> str:
+        """https://learn.microsoft.com/en-us/rest/api/resources/providers/get"""
+        for name in PROVIDERS:
+            found = await self.session.get(f"{await self.session.root()}/providers/{name}", DOING)
+            if (state := found.get("registrationState")) not in ("Registered", "Registering"):
+                hint = f"register it by: az provider register --namespace {name}"
+                raise CloudError(doing=DOING, what=f"{name} is {state}", hint=hint)
+        return f"{', '.join(PROVIDERS)} are registered"
+
+    async def place(self) -> str:
+        self.place_ = await self.reader.place(None)
+        made = "" if self._place.exists else ", to be made"
+        return f"{self._place.region}, resource group {self._place.group}{made}"
+
+    async def machine_types(self) -> str:
+        self.types = await self.reader.types(self._place)
+        return ", ".join(f"{t.name} ({_describe(t)})" for t in self.types.values())
+
+    async def image(self) -> str:
+        if not self.types:
+            return "not looked for"
+        images = await self.reader.images(self.types, self._place)
+        return ", ".join(sorted({str(image) for image in images.values()}))
+
+    async def network(self) -> str:
+        network = await azure_network.read(self.values, self.session, self._place, None)
+        shared = [path.split("/")[-1] for path, _ in network.setup]
+        made = f"to be made: {', '.join(shared)}" if shared else "all is there"
+        way = azure_options.outbound(self.values)
+        return f"{network.subnet}; {made}; workers reach the internet by {way}"
+
+    async def permissions(self) -> str:
+        """https://learn.microsoft.com/en-us/rest/api/authorization/permissions/list-for-resource-group"""
+        scope = self._place.path if self._place.exists else self._place.root
+        granted = await self.session.pages(f"{scope}/providers/Microsoft.Authorization/permissions", DOING)
+        parts = azure_policy.policies(None)
+        wanted = sorted({action for part in ("setup", "ongoing") for action in parts[part]["Actions"]})
+        if missing := [action for action in wanted if not azure_identity.allows(granted, action)]:
+            what = f"{len(missing)} of {len(wanted)} are missing: {', '.join(missing)}"
+            raise CloudError(doing=DOING, what=what, hint="'dask-cloudvm policy azure' prints roles that have them")
+        return f"all {len(wanted)} are granted"
+
+    async def quota(self) -> str:
+        """vCPUs of the profile's first choices against what the region has left, and public addresses.
+
+        https://learn.microsoft.com/en-us/rest/api/compute/usage/list
+        """
+        if not self.types:
+            return "not looked at"
+        where = f"locations/{self._place.region}/usages"
+        listed = await self.session.pages(f"{self._place.root}/providers/Microsoft.Compute/{where}", DOING)
+        listed += await self.session.pages(f"{self._place.root}/{azure_network.NETWORK}/{where}", DOING)
+        left = {each["name"]["value"].lower(): int(each["limit"] - each["currentValue"]) for each in listed}
+        wanted = self.wanted()
+        for name, number in wanted.items():
+            if number > left.get(name.lower(), number):
+                what = f"{number} of {name} are wanted in {self._place.region}, {left[name.lower()]} are left"
+                raise CloudError(doing=DOING, what=what, hint=azure_errors.hint_of_quota(name))
+        return ", ".join(f"{number} of {left.get(name.lower(), '?')} left ({name})" for name, number in wanted.items())
+
+    def wanted(self) -> dict[str, int]:
+        """What the profile's first choices use up, by the quota's name."""
+        found: dict[str, int] = {}
+        for role, n in (("scheduler", 1), ("worker", self._workers())):
+            type = self.types[common.listed(self.cloud.roles[role]["machine_type"])[0]]
+            spot = bool(self.values["spot"]) and role == "worker"
+            for name in ["lowPriorityCores"] if spot else ["cores", type.family]:
+                found[name] = found.get(name, 0) + n * type.vcpus
+            if azure_options.public_ip(self.values, role):
+                found["PublicIPAddresses"] = found.get("PublicIPAddresses", 0) + n
+        return found
+
+    def _workers(self) -> int:
+        return max(int(self.values["n_workers"]), int((self.values["adaptive"] or {}).get("maximum", 0)))
+
+    async def removal(self) -> str:
+        """Whether a machine deletes itself, as far as the role assignments of its identity tell."""
+        shared = await azure_identity.read(self.values, self.session, self._place, None)
+        if shared.id or not self.values["auto_shutdown"]:
+            return shared.note
+        ids = {id for role in ROLES for id in azure_options.acting(self.cloud.roles[role])}
+        if not ids:
+            raise CloudError(doing=DOING, what=shared.note, hint=_GRANT)
+        if "" in ids and len(ids) == 1:
+            what = "machines have an identity of their own each, which nobody can grant anything before they exist"
+            raise CloudError(doing=DOING, what=what, hint=f"use a user-assigned one; {_GRANT}")
+        for id in sorted(ids - {""}):
+            await self._may_delete(id)
+        return azure_identity.DELETE
+
+    async def _may_delete(self, id: str) -> None:
+        """https://learn.microsoft.com/en-us/rest/api/authorization/role-assignments/list-for-scope"""
+        found = await self.session.find(id, DOING)
+        if found is None:
+            raise CloudError(doing=DOING, what=f"there is no identity {id}", hint="change identity")
+        roles = f"{self._place.root}/providers/Microsoft.Authorization"
+        query = {"$filter": f"assignedTo('{found['properties']['principalId']}')"}
+        for each in await self.session.pages(f"{roles}/roleAssignments", DOING, query):
+            inside = each["properties"]
+            role = await self.session.get(f"{roles}/roleDefinitions/{inside['roleDefinitionId'].split('/')[-1]}", DOING)
+            covers = self._place.path.lower().startswith(inside["scope"].lower())
+            if covers and azure_identity.allows(role["properties"]["permissions"], DELETE):
+                return
+        what = f"identity {id.split('/')[-1]} may not delete machines in {self._place.group}: they would be billed on"
+        raise CloudError(doing=DOING, what=what, hint=_GRANT)
+
+
+_GRANT = (
+    "give machines a user-assigned identity by the option identity, with the role that "
+    "'dask-cloudvm policy azure --part machines' prints; or pay for machines until you take them down"
+)
+
+
+def _describe(type: Type) -> str:
+    gpus = f", {type.gpus} GPU" if type.gpus else ""
+    return f"{type.vcpus} CPUs, {type.memory:g} GiB{gpus}, {type.architecture}"

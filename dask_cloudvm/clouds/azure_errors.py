@@ -1,0 +1,184 @@
+"""What Azure says when it refuses, in its words, with the option or the permission to change.
+
+https://learn.microsoft.com/en-us/azure/azure-resource-manager/troubleshooting/common-deployment-errors
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dask_cloudvm.errors import CloudError, CloudVMError
+
+# No place for (more of) these machines here and now: the next zone or size may have it.
+CAPACITY = {
+    "AllocationFailed",
+    "OverconstrainedAllocationRequest",
+    "OverconstrainedZonalAllocationRequest",
+    "SkuNotAvailable",
+    "ZonalAllocationFailed",
+}
+# A limit of the subscription: another size may count against another one, and so does spot.
+QUOTA = {"QuotaExceeded", "PublicIPCountLimitReached", "SubnetIsFull"}
+THROTTLED = {"TooManyRequests", "SubscriptionRequestsThrottled", "OperationTooManyRequests", "429"}
+GONE = {"NotFound", "ParentResourceNotFound", "ResourceGroupNotFound", "ResourceNotFound", "404"}
+TAKEN = {"PreconditionFailed", "412"}
+DENIED = {"AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden", "403"}
+UNREGISTERED = {"MissingSubscriptionRegistration", "SubscriptionNotRegistered"}
+# Parts of shared things that another launcher changes at this very moment.
+BUSY = {
+    "AnotherOperationInProgress",
+    "Conflict",
+    "RetryableError",
+    "ReferencedResourceNotProvisioned",
+    "PrincipalNotFound",
+}
+# Say no more than that something failed; the reason is in their details.
+_WRAPPERS = {"DeploymentFailed", "ResourceDeploymentFailure", "ResourceOperationFailure", "BadRequest", "Conflict"}
+
+_POLICY = "'dask-cloudvm policy azure' prints all permissions that are needed"
+_QUOTAS = "ask for more at the portal's page Quotas, or use fewer or smaller machines"
+_HINTS = {
+    **dict.fromkeys(CAPACITY, "give more entries in zone or machine_type (vm_size), or use spot: fallback"),
+    **dict.fromkeys(QUOTA, _QUOTAS),
+    "PublicIPCountLimitReached": "set outbound_access: nat_gateway, or ask for more public addresses",
+    "SubnetIsFull": "choose a larger subnet",
+    **dict.fromkeys(THROTTLED, "wait a minute; other programs in this subscription may be using up the limit"),
+    **dict.fromkeys(DENIED, _POLICY),
+    **dict.fromkeys(BUSY, "try again; another program changes the same thing"),
+    "RequestDisallowedByPolicy": "an Azure policy forbids it: change the option that it names, or ask for an exemption",
+    "ScopeLocked": "remove the lock, or choose another resource_group",
+    "ResourcePurchaseValidationFailed": "accept the image's terms by: az vm image terms accept",
+    "MarketplacePurchaseEligibilityFailed": "accept the image's terms by: az vm image terms accept",
+    "OSProvisioningTimedOut": "change image (vm_image): it must be a Linux with cloud-init",
+    "OSProvisioningClientError": "change image (vm_image): it must be a Linux with cloud-init",
+    "SubscriptionNotFound": "change subscription_id, or log in to another tenant",
+    "InvalidSubscriptionId": "change subscription_id",
+    "LocationNotAvailableForResourceType": "change region (location)",
+    "InvalidAuthenticationToken": "log in again by az login",
+    "ExpiredAuthenticationToken": "log in again by az login",
+}
+# Parts of Azure's messages and targets, the more special first -> what to change.
+_FIELDS = {
+    "identity": "change identity",
+    "plan": "set marketplace_plan",
+    "imagereference": "change image (vm_image)",
+    "platformimage": "change image (vm_image)",
+    "image": "change image (vm_image)",
+    "hypervgeneration": "change image (vm_image) or machine_type (vm_size)",
+    "hypervisor generation": "change image (vm_image) or machine_type (vm_size)",
+    "disksize": "raise disk_size",
+    "disk size": "raise disk_size",
+    "storageaccounttype": "change disk_type",
+    "storage account type": "change disk_type",
+    "premium": "change disk_type or machine_type (vm_size)",
+    "vmsize": "change machine_type (vm_size)",
+    "vm size": "change machine_type (vm_size)",
+    "availability zone": "change zone",
+    "zone": "change zone",
+    "maxprice": "change max_price",
+    "max price": "change max_price",
+    "spot": "change spot",
+    "adminusername": "change admin_username",
+    "ssh": "change ssh_public_key",
+    "customdata": "shorten env_vars or extra_bootstrap",
+    "tag": "change instance_tags (tags)",
+    "securitygroup": "change security_group",
+    "subnet": "change subnet or vnet",
+    "virtualnetwork": "change vnet",
+    "publicip": "change outbound_access or public_ingress",
+    "resource group": "change resource_group",
+    "location": "change region (location)",
+}
+_ACTION = re.compile(r"perform action '([\w./]+)'(?:.* over scope '([^']+)')?|linked scope\(s\) '([^']+)'", re.S)
+_NAMESPACE = re.compile(r"namespace '([\w.]+)'")
+
+
+def code(error: BaseException | None) -> str:
+    """Azure's reason of a translated error, ``""`` for other errors."""
+    return str(error.facts.get("code", "")) if isinstance(error, CloudVMError) else ""
+
+
+def of_place(error: CloudError) -> bool:
+    """Whether another zone or size may do: there is no room, or no quota."""
+    return code(error) in CAPACITY | QUOTA
+
+
+def passing(error: CloudError) -> bool:
+    """Whether the same call may succeed a little later."""
+    return code(error) in THROTTLED | BUSY | {"unreachable"} or error.facts.get("status", 0) >= 500
+
+
+def refused(answer: Any, status: int, doing: str) -> CloudError:
+    """A CloudError for an answer of HTTP status ``status``, which is Azure's JSON or a proxy's text."""
+    error = answer.get("error", answer) if isinstance(answer, Mapping) else {"message": answer}
+    if not isinstance(error, Mapping):
+        error = {"message": error}
+    return _made(doing, {"code": str(status), "message": f"HTTP status {status}", **_said(error)}, status)
+
+
+def of_operation(operation: Mapping[str, Any], doing: str) -> CloudError:
+    """Why an operation failed."""
+    error = _said(operation.get("error") or operation.get("properties", {}).get("error") or {})
+    return _made(doing, {"code": "Failed", "message": f"it {operation.get('status', 'failed').lower()}", **error}, 0)
+
+
+def of_statuses(statuses: Sequence[Mapping[str, Any]], doing: str) -> CloudError:
+    """Why a machine failed, by the statuses in its instance view: ``ProvisioningState/failed/AllocationFailed``."""
+    for each in statuses:
+        kind, _, reason = str(each.get("code", "")).partition("/failed/")
+        if kind == "ProvisioningState" and reason:
+            return _made(doing, {"code": reason, "message": each.get("message") or reason}, 0)
+    return _made(doing, {"code": "AllocationFailed", "message": "a machine is gone again as soon as it was made"}, 0)
+
+
+def _said(error: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in error.items() if value}
+
+
+def _reasons(error: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(code, message) of an error and of those inside it, the innermost first."""
+    for inner in error.get("details") or ():
+        if isinstance(inner, Mapping) and inner.get("code"):
+            yield from _reasons(inner)
+    yield str(error.get("code", "")), str(error.get("message", ""))
+
+
+def _made(doing: str, error: Mapping[str, Any], status: int) -> CloudError:
+    found = list(_reasons(error))
+    telling = [each for each in found if each[0] not in _WRAPPERS] or found
+    reason, message = telling[0]
+    if reason == "OperationNotAllowed" and "quota" in message.lower():
+        reason = "QuotaExceeded"
+    texts = dict.fromkeys(f"{_short(text)} ({why})" for why, text in telling)
+    what = "; ".join(list(texts)[:3])
+    hint = _hint(reason, f"{message} {error.get('target', '')}")
+    return CloudError(doing=doing, what=what, hint=hint, code=reason, message=message, status=status)
+
+
+def _short(message: str) -> str:
+    """Without the long links into the portal."""
+    text = re.sub(r" *(Submit a request|Setup Alerts|Learn more|Please read more)[^\n]*", "", message.strip())
+    return text.strip().rstrip(".").replace("\r", "").replace("\n", " ")
+
+
+def _hint(reason: str, message: str) -> str:
+    if reason in DENIED and (missing := _ACTION.search(message)):
+        where = f" on {missing[2] or missing[3]}" if missing[2] or missing[3] else ""
+        return f"grant {missing[1] or 'access'}{where}; {_POLICY}"
+    if reason in UNREGISTERED:
+        named = _NAMESPACE.search(message)
+        return f"register it by: az provider register --namespace {named[1] if named else 'Microsoft.Compute'}"
+    if reason in _HINTS:
+        return _HINTS[reason]
+    lower = message.lower()
+    for part, hint in _FIELDS.items():
+        if part in lower:
+            return hint
+    return "see the message; 'dask-cloudvm doctor azure' checks the subscription"
+
+
+def hint_of_quota(name: str) -> str:
+    """What to do about a quota of this name."""
+    return _HINTS["PublicIPCountLimitReached"] if "PublicIP" in name else _QUOTAS

@@ -1,0 +1,54 @@
+"""What clusters that are gone have left behind: machines without a scheduler, shared parts of networks without use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dask_cloudvm.api import ask, by_cluster
+from dask_cloudvm.clouds.base import VM, Cloud, Part
+
+GRACE = 900.0  # seconds: what is younger may belong to a cluster that another launcher is just making
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One machine or shared part, and why nobody needs it."""
+
+    it: VM | Part
+    why: str
+
+
+async def find(cloud: str | None, network: bool) -> dict[Cloud, list[Leftover]]:
+    """What could be removed, on one cloud or all that can be asked, in every region. Only what is tagged as ours."""
+    return dict(await ask(cloud, lambda each: _on(each, network)))
+
+
+async def _on(cloud: Cloud, network: bool) -> list[Leftover]:
+    await cloud.widen()
+    now = time.time()
+    found = machines(await cloud.list(), now)
+    return [*found, *(unused(await cloud.parts(), now) if network else ())]
+
+
+def machines(vms: Sequence[VM], now: float) -> list[Leftover]:
+    """Machines that have ended, and all machines of clusters whose scheduler has."""
+    found = []
+    for name, of_cluster in by_cluster(vms).items():
+        if any(vm.role == "scheduler" and vm.alive for vm in of_cluster):
+            found += [Leftover(vm, "it has ended") for vm in of_cluster if not vm.alive]
+        elif now - max(vm.created for vm in of_cluster) > GRACE:
+            found += [Leftover(vm, f"cluster {name} has no scheduler") for vm in of_cluster]
+    return found
+
+
+def unused(parts: Sequence[Part], now: float) -> list[Leftover]:
+    """Shared parts of networks that no machine uses."""
+    return [Leftover(part, "no machine uses it") for part in parts if not part.used and now - part.created > GRACE]
+
+
+async def remove(cloud: Cloud, leftovers: Sequence[Leftover]) -> list[Leftover]:
+    """Removes what was found on one cloud; what stays, since it is in use after all."""
+    await cloud.delete([each.it for each in leftovers if isinstance(each.it, VM)])
+    return [each for each in leftovers if isinstance(each.it, Part) and not await cloud.remove(each.it)]
