@@ -148,10 +148,11 @@ def _children(pid: int) -> list[int]:
 
 
 def _kill_all(groups: list[Path]) -> None:
-    """Ends what a machine leaves behind, which is something only where it was killed itself."""
+    """Ends what a machine leaves behind: all of it, where it was systemd-nspawn that was killed."""
     end = time.monotonic() + ORDERLY
     while time.monotonic() < end:
-        pids = {int(pid) for group in groups for file in group.rglob("cgroup.procs") for pid in _numbers(file)}
+        folders = [Path(inner) for group in groups for inner, _, _ in os.walk(group)]  # some may vanish meanwhile
+        pids = {int(pid) for folder in folders for pid in _numbers(folder / "cgroup.procs")}
         if not pids:
             return
         for pid in pids - {0}:
