@@ -243,9 +243,12 @@ for pause in (1, 2, 4, 8, 0):
         urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="DELETE"), timeout=30)
         break
     except Exception as error:
+        code = getattr(error, "code", 0)
+        if code == 404:  # somebody else has deleted it
+            break
         detail = error.read().decode(errors="replace") if hasattr(error, "read") else ""
         print("This machine cannot delete itself and will stop:", error, detail[:500])
-        if getattr(error, "code", 0) in (401, 403):
+        if code in (401, 403):
             break
         time.sleep(pause)
 END

@@ -327,6 +327,15 @@ def test_the_script_by_which_a_machine_deletes_itself(gcp, gcp_server, allowed):
     assert ("Required 'compute.instances.delete' permission" in done.stdout) != allowed
 
 
+def test_a_machine_that_somebody_else_has_deleted_ends_without_a_word(gcp, gcp_server):
+    scheduler()
+    script = files(gcp.sent()[0][1])["gone"].replace('get("instance/id")', "'1'")
+    for host in ("http://metadata.google.internal", "https://compute.googleapis.com"):
+        script = script.replace(host, gcp_server[1])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == done.stderr == ""
+
+
 # Places
 
 
