@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 from dask_cloudvm.errors import CloudError
+
+QUIET = range(10_000, 32_768)  # ports that programs ask for by number; above them are those that anyone gets
 
 
 def address_of(interface: str | None) -> str:
@@ -22,14 +25,19 @@ def address_of(interface: str | None) -> str:
 
 
 def free_port(host: str, port: int, option: str) -> int:
-    """A port that is free, ``port`` where it is not 0 and can be had. Raises CloudError, which names ``option``."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            what = f"port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}"
-            hint = f"change cloudprovider.local.{option}, or leave it out to get a free one"
-            raise CloudError(doing="start the scheduler", what=what, hint=hint) from None
-        found: int = probe.getsockname()[1]
-        return found
+    """A port that is free, ``port`` where it is not 0. Raises CloudError, which names ``option``.
+
+    The kernel would choose from those that it also gives to workers, which start at the same time as the scheduler.
+    """
+    candidates = [port] if port else random.sample(QUIET, 20)
+    for candidate in candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+                return candidate
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+    what = f"port {candidates[-1]} on {host} cannot be used: {reason}"
+    hint = f"change cloudprovider.local.{option}, or leave it out to get a free one"
+    raise CloudError(doing="start the scheduler", what=what, hint=hint)

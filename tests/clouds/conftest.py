@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +26,10 @@ def aws_variables(url: str) -> dict[str, str]:
 
 @pytest.fixture
 def port() -> int:
-    """One that is free, for a scheduler: all machines of a fake share one address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
-        return free
+    """One that is free, for a scheduler."""
+    from ports import free_port
+
+    return free_port()
 
 
 @pytest.fixture(scope="session")

@@ -109,10 +109,7 @@ def test_a_size_that_is_too_much_is_said():
         userdata.check_size(os.urandom(2000).hex(), 1000)
 
 
-def test_the_launcher_waits_for_the_scheduler_and_passes_the_environment_on(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_the_launcher_waits_for_the_scheduler_and_passes_the_environment_on(tmp_path, port):
     run = {
         "first": ["true"],
         "scheduler": ["127.0.0.1", port],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -77,7 +78,8 @@ class Machines:
             starting.cancel()
             await _pull_the_plug(server)
             raise
-        except Exception:  # it could not start: its machine goes
+        except Exception as error:  # it could not start: its machine goes
+            print(f"machine {id} could not start: {error!r}", file=sys.stderr)
             await server.close()
         finally:
             del self.running[id]

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import fault_launcher
 from fault_clouds import HOMES, Home
 from fault_launcher import Launch, Launchers
 from fault_proxy import FAULTS, LASTING, SIGNALS, Fault
+from ports import free_port
 
 from dask_cloudvm import api, tls
 from dask_cloudvm.clouds.base import VM
@@ -224,10 +224,7 @@ class Matrix:
 
     def describe(self, file: str, **cluster: object) -> Path:
         """A profile with a port of its own, since all machines share an address."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        cluster = {"start_timeout": "15s", **cluster, "scheduler_options": {"port": port}}
+        cluster = {"start_timeout": "15s", **cluster, "scheduler_options": {"port": free_port()}}
         cluster = {"name": NAME, "n_workers": WORKERS, **cluster}
         own = {self.home.name: dict(self.home.options)}
         path = self.folder / file

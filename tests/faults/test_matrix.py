@@ -38,9 +38,10 @@ def test_whatever_goes_wrong_nothing_leaks_and_nothing_hangs(cloud, shards):
     code = process.wait()
     results = [Result.from_json(line) for line in out.read_text().splitlines()]
     RESULTS.extend(results)
-    assert code == 0, out.with_suffix(".err").read_text()[-3000:]
+    errors = out.with_suffix(".err").read_text()[-3000:]
+    assert code == 0, errors
     failed = [f"{r.case}: {'; '.join(r.problems)}\n  it said: {r.said}" for r in results if r.problems]
-    assert not failed, "\n".join(failed)
+    assert not failed, "\n".join([*failed, errors])
     reached = [r for r in results if r.outcome != "not reached"]
     assert len(reached) > 100 and {r.case.verb for r in reached} == {"up", "grow", "shrink", "from_name", "down"}
     assert {r.case.nth for r in results if r.outcome == "not reached"} <= {2}, "how often something is polled varies"
