@@ -345,21 +345,14 @@ class CloudCluster(VMCluster):
             before, self.scheduler_info = self.observed, info
             for lost in before - self.observed:
                 self._lose(lost)
-        for name in [w.name for w in self._missing() if w.age > self._seconds("start_timeout")]:
-            self._replace(name, joined=False)
+        await self._replace([w.name for w in self._missing() if w.age > self._seconds("start_timeout")], joined=False)
 
     def _lose(self, name: str) -> None:
         delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
         asyncio.get_running_loop().call_later(delay, lambda: self._futures.add(asyncio.ensure_future(self._lost(name))))
 
     async def _lost_batch(self, names: Sequence[str]) -> list[None]:
-        """Replaces workers that are lost for good, unless another launcher has removed them."""
-        removed = losses.removed(await self._events()) if set(names) & set(self.workers) else ()
-        for name in names:
-            if name in removed:
-                self.workers.pop(name, None)
-                self.worker_spec.pop(name, None)
-            self._replace(name)
+        await self._replace(names)
         return [None] * len(names)
 
     @property
@@ -381,17 +374,32 @@ class CloudCluster(VMCluster):
         joined = self.observed
         return [w for name, w in self.workers.items() if w.vm and name in self.worker_spec and name not in joined]
 
-    def _replace(self, name: str, joined: bool = True) -> None:
-        """Lets another worker take the place of one that is lost for good."""
-        if name not in self.workers or name in self.observed or self.status != Status.running:
+    async def _replace(self, names: Sequence[str], joined: bool = True) -> None:
+        """Lets others take the places of workers that are lost for good, where no other launcher has done so first."""
+        if not (lost := [name for name in names if self._is_lost(name)]):
             return
-        lost, new, pause = self.workers.pop(name), "", 0.0
-        if self.worker_spec.pop(name, None):
-            new = self._fleet.next_worker()
-            pause = self._losses.replace(name, new, lost.age, joined)
-            self.worker_spec[new] = self.new_spec
-            self._correct_state()
-        self._futures.add(asyncio.ensure_future(self._remove(lost, joined, losses.then(new, pause))))
+        await self._tell_removed(lost)
+        others = losses.removed(await self._events(), self._fleet.launcher)
+        for name in filter(self._is_lost, lost):
+            machine, new, pause = self.workers.pop(name), "", 0.0
+            wanted = self.worker_spec.pop(name, None)
+            if name in others:
+                continue
+            if wanted:
+                new = self._fleet.next_worker()
+                pause = self._losses.replace(name, new, machine.age, joined)
+                self.worker_spec[new] = self.new_spec
+                self._correct_state()
+            self._futures.add(asyncio.ensure_future(self._remove(machine, joined, losses.then(new, pause))))
+
+    def _is_lost(self, name: str) -> bool:
+        return name in self.workers and name not in self.observed and self.status == Status.running
+
+    async def _tell_removed(self, names: Sequence[str]) -> None:
+        """Lets other launchers know that this one removes workers: the scheduler keeps who said so first."""
+        with suppress(OSError, asyncio.TimeoutError):
+            msg = {"removed": list(names), "by": self._fleet.launcher}
+            await self.scheduler_comm.log_event(topic=losses.TOPIC, msg=msg)
 
     async def _remove(self, lost: Machine, joined: bool, then: str) -> None:
         """Removes the machine of a lost worker, and leaves the reason where ``status`` finds it."""
@@ -445,9 +453,8 @@ class CloudCluster(VMCluster):
     async def _end_batch(self, machines: Sequence[Machine]) -> list[None]:
         """One hand-over of data and one delete call for all the workers of a tick."""
         if self.status == Status.running and self.scheduler_comm:
+            await self._tell_removed([machine.name for machine in machines])
             with suppress(OSError, asyncio.TimeoutError):
-                told = {"removed": [machine.name for machine in machines]}  # other launchers would replace them
-                await self.scheduler_comm.log_event(topic=losses.TOPIC, msg=told)
                 names = self._workers_on({machine.name for machine in machines})
                 await asyncio.wait_for(
                     self.scheduler_comm.retire_workers(names=names, remove=True, close_workers=True), RETIRE
@@ -486,8 +493,7 @@ class CloudCluster(VMCluster):
                 within = f"{len(self.observed)} of {wanted} workers joined within {self._options['start_timeout']}"
                 if n is None and self.observed:  # go on with those that there are
                     self._log(within)
-                    for worker in self._missing():
-                        self._replace(worker.name, joined=False)
+                    await self._replace([worker.name for worker in self._missing()], joined=False)
                     return
                 what = f"{within}; raise start_timeout, or see 'dask-cloudvm logs {self.name}'"
                 raise StartError(name=self.name, what=what)
@@ -500,6 +506,7 @@ class CloudCluster(VMCluster):
         own = self.scheduler.vm if self.scheduler else None
         if not (there := found.get(planning.scheduler_name(self.name))) or not there.alive:
             raise SchedulerLost(name=self.name, what=f"has ended{await tail(own, self._cloud) if own else ''}")
+        ended: list[str] = []
         for worker in self._missing():
             name, vm = worker.name, worker.vm
             if name in found and found[name].alive:
@@ -507,7 +514,8 @@ class CloudCluster(VMCluster):
             if not self.observed and vm:  # nothing shows that any worker can join
                 what = f"the machine of worker {name} ended before it joined"
                 raise StartError(name=self.name, what=what + await tail(vm, self._cloud))
-            self._replace(name, joined=False)
+            ended.append(name)
+        await self._replace(ended, joined=False)
 
     # Ending
 

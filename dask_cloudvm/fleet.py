@@ -33,12 +33,12 @@ class Fleet:
         self._made: dict[str, VM] = {}  # by id; of a scheduler the name is no proof of whose it is, see scheduler_of
         self._kept: Path | None = None  # its certificates, until the cluster is known to be its own
         self.create: Batch[str, VM | None] = Batch(self._create)
-        self._token, self._serial = secrets.token_hex(3), -1  # names are never used twice, by any launcher
+        self.launcher, self._serial = secrets.token_hex(3), -1  # names are never used twice, by any launcher
 
     def next_worker(self) -> str:
         """A name for one more worker."""
         self._serial += 1
-        return planning.worker_name(self.name, self._token, self._serial)
+        return planning.worker_name(self.name, self.launcher, self._serial)
 
     async def _create(self, names: Sequence[str]) -> list[VM | None]:
         if self.facts is None:

@@ -56,9 +56,13 @@ def notices(events: Sequence[tuple[float, Any]]) -> dict[str, str]:
     return {worker.rpartition("-")[0]: notice for worker, notice in told.items()} | told
 
 
-def removed(events: Sequence[tuple[float, Any]]) -> set[str]:
-    """The workers that some launcher has removed or replaced."""
-    return {name for _, event in events for name in event.get("removed", ())}
+def removed(events: Sequence[tuple[float, Any]], launcher: str) -> set[str]:
+    """The workers that another launcher than this one was the first to remove or replace."""
+    first: dict[str, str] = {}
+    for _, event in events:
+        for name in event.get("removed", ()):
+            first.setdefault(name, event["by"])
+    return {name for name, by in first.items() if by != launcher}
 
 
 def reasons(events: Sequence[tuple[float, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cluster import SMALL, kill_machine, names, wait_until
 
-from dask_cloudvm import LocalVMCluster, cluster, down, losses, ls
+from dask_cloudvm import LocalVMCluster, cluster, down, from_name, losses, ls
 from dask_cloudvm.cli import status
 from dask_cloudvm.losses import EARLY, LONGEST_RETRY, NEVER, RETRY, Losses
 
@@ -104,6 +104,19 @@ def test_a_worker_that_never_joins_is_replaced_up_to_a_limit(flag):
         assert first["then"] == f"{second['worker']} replaces it in 0.2 s" and "option replacements" in second["then"]
         wait_until(lambda: names() == {good})
         assert len(it.worker_spec) == 2, "the place stays, so that adaptive scaling does not fill it again"
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_launchers_replace_a_lost_worker_once(flag):
+    it, _ = start("pair", flag)
+    with it, from_name("pair", report=lambda line: None) as other:
+        it.ready()
+        [old] = names()
+        wait_until(lambda: old in other.observed)
+        kill_machine(old)
+        wait_until(lambda: not {old} & {*it.workers, *other.workers})
+        assert len({*it.worker_spec, *other.worker_spec}) == 1
+        wait_until(lambda: len(lost("pair")) == 1)
 
 
 @pytest.mark.usefixtures("quick")
