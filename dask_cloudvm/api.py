@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dask_cloudvm import clouds, options, tls
+from dask_cloudvm import clouds, options, places, schema, tls
 from dask_cloudvm.clouds.base import VM, Cloud
 from dask_cloudvm.errors import AmbiguousName, CloudError, ClusterNotFound
 
@@ -86,7 +86,7 @@ async def _answers(
     cloud: str | None, question: Callable[[Cloud], Awaitable[T]]
 ) -> tuple[list[tuple[Cloud, T]], list[CloudError]]:
     """The answers of one cloud, or of all, and why some have none."""
-    asked = [clouds.default(cloud)] if cloud else clouds.existing()
+    asked = await everywhere(cloud)
     answers = await asyncio.gather(*map(question, asked), return_exceptions=True)
     found: list[tuple[Cloud, T]] = []
     failures: list[CloudError] = []
@@ -100,29 +100,59 @@ async def _answers(
     return found, failures
 
 
+async def everywhere(cloud: str | None) -> list[Cloud]:
+    """One cloud, or all on which clusters may exist, the local one first; once for each place where they may be."""
+    homes = await asyncio.gather(*(_homes(name, cloud is not None) for name in ([cloud] if cloud else clouds.REGISTRY)))
+    return [home for of_cloud in homes for home in of_cloud]
+
+
+async def _homes(name: str, asked: bool) -> list[Cloud]:
+    """A cloud where its own defaults say, and wherever else its user has clusters, or may have."""
+    cls = clouds.of(name)
+    first = [clouds.default(name)] if asked or cls.usable() else []
+    if not cls.place:
+        return first
+    if chosen := os.environ.get(schema.options(name)[cls.place].env(name)):
+        return [clouds.default(name, **{cls.place: chosen})]
+    homes = {place: clouds.default(name, **{cls.place: place}) for place in places.known(name, cls.place)}
+    for home in first:
+        try:
+            homes.setdefault(await home.home(), home)
+        except CloudError:  # there is no default
+            homes = homes or {"": home}
+    return list(homes.values())
+
+
 async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:
     """The cloud that has cluster ``name``, and its machines.
 
     Raises ClusterNotFound, AmbiguousName, and CloudError where it may be on a cloud that cannot be asked.
     """
-    answers, failures = await _answers(cloud, lambda each: each.list())
-    found = [vm for _, vms in answers for vm in vms]
-    mine = [vm for vm in found if vm.cluster == name]
-    if not mine:
-        raise failures[0] if failures else ClusterNotFound(name, {vm.cluster for vm in found})
+    answers, failures = await _answers(cloud, lambda each: each.list(name))
+    found = [(home, vms) for home, vms in answers if vms]
+    if not found:
+        raise failures[0] if failures else ClusterNotFound(name, {vm.cluster for vm in await everything(cloud)})
     _warn(failures)
-    if len(homes := sorted({vm.cloud for vm in mine})) > 1:
-        raise AmbiguousName(name=name, clouds=" and ".join(homes))
-    return clouds.default(homes[0]), mine
+    if len(found) > 1:
+        raise await _ambiguous(name, [home for home, _ in found])
+    return found[0]
+
+
+async def _ambiguous(name: str, homes: Sequence[Cloud]) -> AmbiguousName:
+    if len(names := sorted({home.name for home in homes})) > 1:
+        return AmbiguousName(name=name, clouds=" and ".join(names), how="--cloud, or cloud= in Python")
+    option = schema.options(names[0])[homes[0].place]
+    where = " and ".join([f"{option.name} {await home.home()}" for home in homes])
+    return AmbiguousName(name=name, clouds=where, how=f"${option.env(names[0])}")
 
 
 async def remove(names: Sequence[str], cloud: str | None = None) -> list[VM]:
     """Like :func:`down`, asynchronous."""
     found = [await find(name, cloud) for name in dict.fromkeys(names)]
-    per_cloud: dict[str, tuple[Cloud, list[VM]]] = {}
+    per_place: dict[tuple[str, str], tuple[Cloud, list[VM]]] = {}
     for home, vms in found:
-        per_cloud.setdefault(home.name, (home, []))[1].extend(vms)
-    for home, vms in per_cloud.values():
+        per_place.setdefault((home.name, await home.home()), (home, []))[1].extend(vms)
+    for home, vms in per_place.values():
         await home.delete(vms)
     for name in names:
         tls.forget(name)

@@ -24,7 +24,7 @@ from distributed.security import Security
 from distributed.utils import Log, Logs
 from tornado.ioloop import PeriodicCallback
 
-from dask_cloudvm import arguments, clouds, environment, losses, schema, tls, versions, wheels, widget
+from dask_cloudvm import api, arguments, clouds, environment, losses, schema, tls, versions, wheels, widget
 from dask_cloudvm import plan as planning
 from dask_cloudvm._version import __version__
 from dask_cloudvm.batch import Batch
@@ -35,7 +35,6 @@ from dask_cloudvm.errors import (
     CloudVMError,
     ClusterClosed,
     ClusterExists,
-    ClusterNotFound,
     NameTaken,
     NoEventLoop,
     SchedulerLost,
@@ -184,13 +183,14 @@ class CloudCluster(VMCluster):
     async def _start_or_adopt(self) -> None:
         self.scheduler_spec: dict[str, Any] = {"cls": self.scheduler_class}
         self.worker_spec: dict[str, Any] = {}
-        existing = await self._cloud.list(self.name)
+        if self._adopting:
+            self._fleet.cloud, existing = await api.find(self.name, self.cloud_name)
+        else:
+            existing = await self._cloud.list(self.name)
         if scheduler := scheduler_of(existing):
             await self._adopt(scheduler, [vm for vm in existing if vm.role == "worker" and vm.alive])
         elif self._adopting:
-            if existing:
-                raise SchedulerLost(name=self.name, what="has ended")
-            raise ClusterNotFound(self.name, {vm.cluster for vm in await self._cloud.list()})
+            raise SchedulerLost(name=self.name, what="has ended")
         else:
             await self._cloud.delete(existing)  # what is left of an earlier cluster of this name
             await self._make()
@@ -281,6 +281,7 @@ class CloudCluster(VMCluster):
         info = await describe(scheduler, self._cloud, self.security, self._seconds("start_timeout"))
         theirs = info.get("options", {})
         if self._adopting:
+            theirs |= {place: await self._cloud.home()} if (place := self._cloud.place) else {}
             self._options = self._fleet.options = self._options.with_values(f"cluster {self.name}", **theirs)
             self._fleet.cloud = clouds.make(self.cloud_name, self._options.values)
         elif scheduler.options_digest != self._options.digest():

@@ -4,7 +4,7 @@ CloudVMError                 exit code 1: expected failure, one message
 |-- ProfileError             exit code 2: bad profile, option, environment or usage; lists every problem
 |-- ClusterExists            a cluster of this name runs with other options
 |-- ClusterNotFound          no cluster of this name; lists the names that exist
-|-- AmbiguousName            clusters on several clouds have this name
+|-- AmbiguousName            clusters in several places have this name
 |-- CloudError               a cloud refused or failed something
 |   `-- StateError           the folder with the records of local machines cannot be used
 |-- NameTaken                another launcher makes a cluster of this name at the same moment
@@ -95,7 +95,7 @@ class ClusterNotFound(CloudVMError):
 
 
 class AmbiguousName(CloudVMError):
-    message = "there is a cluster {name!r} on {clouds}; choose one by --cloud, or cloud= in Python"
+    message = "there is a cluster {name!r} on {clouds}; choose one by {how}"
 
 
 class CloudError(CloudVMError):

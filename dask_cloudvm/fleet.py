@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dask_cloudvm import places, tls
 from dask_cloudvm import plan as planning
-from dask_cloudvm import tls
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.errors import CloudError, NameTaken
@@ -83,6 +83,8 @@ class Fleet:
         calls = self.cloud.requests(wanted, facts)
         if self.options["debug"]:
             self.log(self._shown(calls))
+        if place := await self.cloud.home():
+            await in_thread(places.remember, self.cloud.name, place)
         self.new.update(names)
         made: dict[str, VM] = {}
         try:

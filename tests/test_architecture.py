@@ -19,6 +19,7 @@ ORDER = [
     {"profile", "template"},
     {"text"},
     {"layers", "tls"},
+    {"places"},
     {"checks"},
     {"options", "bootstrap"},
     {"environment"},
@@ -138,6 +139,6 @@ def test_validate_imports_neither_dask_nor_a_cloud_sdk():
     assert not loaded_by(program) & HEAVY
 
 
-def test_listing_and_removing_need_no_dask():
+def test_listing_and_removing_need_of_dask_its_configuration_only():
     program = "import dask_cloudvm\ndask_cloudvm.ls()"
-    assert not loaded_by(program) & (HEAVY - {"psutil"})
+    assert not loaded_by(program) & (HEAVY - {"psutil", "dask"})

@@ -288,13 +288,15 @@ def test_a_dead_scheduler_is_exit_1_and_up_starts_anew():
 
 def test_a_cloud_that_cannot_be_asked_hides_no_other():
     program = (
-        "import dask_cloudvm.clouds as clouds, dask_cloudvm.cli as cli\n"
+        "import dask_cloudvm.api as api, dask_cloudvm.cli as cli\n"
         "from dask_cloudvm.errors import CloudError\n"
         "class Broken:\n"
         "    name = 'broken'\n"
-        "    async def list(self): raise CloudError(doing='list machines', what='expired', hint='log in again')\n"
-        "known = clouds.existing()\n"
-        "clouds.existing = lambda: [*known, Broken()]\n"
+        "    async def list(self, cluster=None):\n"
+        "        raise CloudError(doing='list machines', what='expired', hint='log in again')\n"
+        "known = api.everywhere\n"
+        "async def everywhere(cloud): return [*await known(cloud), *([] if cloud else [Broken()])]\n"
+        "api.everywhere = everywhere\n"
         "cli.cli({})"
     )
     assert run("up", "--name", "here", "--n-workers", "0").returncode == 0

@@ -22,7 +22,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from dask_cloudvm import LocalVMCluster, clouds, down, from_name, from_profile, ls, machines, tls
+from dask_cloudvm import LocalVMCluster, api, clouds, down, from_name, from_profile, ls, machines, tls
 from dask_cloudvm import cluster as cluster_module
 from dask_cloudvm.clouds import local
 from dask_cloudvm.cluster import CloudCluster
@@ -272,8 +272,12 @@ def test_a_name_on_two_clouds_asks_which(monkeypatch):
 
     with LocalVMCluster("both", **SMALL):
         here = ls()
-        both = [*clouds.existing(), Elsewhere()]
-        monkeypatch.setattr(clouds, "existing", lambda: both)
+        both = [clouds.default("local"), Elsewhere()]
+
+        async def everywhere(cloud):
+            return [home for home in both if cloud in (None, home.name)]
+
+        monkeypatch.setattr(api, "everywhere", everywhere)
         with pytest.raises(AmbiguousName, match="'both' on elsewhere and local; choose one by --cloud"):
             from_name("both")
         from_name("both", cloud="local", report=lambda line: None).close()

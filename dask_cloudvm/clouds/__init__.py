@@ -29,11 +29,6 @@ def of(name: str) -> type[Cloud]:
     return found
 
 
-def existing() -> list[Cloud]:
-    """Every cloud on which clusters may exist, with its default options, the local one first."""
-    return [default(name) for name in REGISTRY if of(name).usable()]
-
-
-def default(name: str) -> Cloud:
-    """The cloud ``name`` with its default options, as suffices to find and remove machines."""
-    return make(name, {option: it.default for option, it in schema.options(name).items()})
+def default(name: str, **chosen: Any) -> Cloud:
+    """The cloud ``name`` with its default options but for ``chosen``, as suffices to find and remove machines."""
+    return make(name, {**{option: it.default for option, it in schema.options(name).items()}, **chosen})

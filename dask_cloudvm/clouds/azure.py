@@ -37,6 +37,7 @@ class Azure:
 
     name: ClassVar[str] = "azure"
     user_data_limit: ClassVar[int] = wire.LIMIT
+    place: ClassVar[str] = "subscription_id"
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -119,6 +120,9 @@ class Azure:
             }
 
     # What exists
+
+    async def home(self) -> str:
+        return await self.session.subscription()
 
     async def list(self, cluster: str | None = None) -> VMs:
         found = await self._lister.list(cluster)

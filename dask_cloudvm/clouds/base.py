@@ -99,6 +99,7 @@ class Cloud(Protocol):
 
     name: ClassVar[str]
     user_data_limit: ClassVar[int]  # bytes
+    place: ClassVar[str]  # the option that says in which part of an account; empty where one object looks in all
     shortfall: str  # why the last create gave fewer machines than were asked for, and what to change
 
     def __init__(self, values: Mapping[str, Any]) -> None: ...
@@ -124,6 +125,9 @@ class Cloud(Protocol):
 
     async def create(self, request: Request) -> VMs:
         """Makes the call. May return fewer than asked for: a shortfall is never an exception."""
+
+    async def home(self) -> str:
+        """Where it makes machines: a project, subscription or region; empty where there is one only."""
 
     async def list(self, cluster: str | None = None) -> VMs:
         """What exists, by tag; of one cluster or of all."""

@@ -34,6 +34,7 @@ class EC2:
 
     name: ClassVar[str] = "ec2"
     user_data_limit: ClassVar[int] = wire.LIMIT
+    place: ClassVar[str] = ""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -123,7 +124,6 @@ class EC2:
         self._room_at = time.monotonic()  # AWS counted somewhere between the call and its answer
         vms = [replace(vm, state=PENDING) for i in answer["Instances"] if (vm := wire.machine_of(i))]
         self._fresh |= {vm.id: (time.monotonic(), vm) for vm in vms}
-        await self.sessions.remember(self.session)
         return vms
 
     async def _pace(self, count: int) -> None:
@@ -193,6 +193,9 @@ class EC2:
             await asyncio.sleep(LOOK)
 
     # What exists
+
+    async def home(self) -> str:
+        return await self.session.region()
 
     async def list(self, cluster: str | None = None) -> VMs:
         own = {"Name": "tag-key", "Values": [f"{TAG}cluster"]}

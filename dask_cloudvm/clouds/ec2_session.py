@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dask_cloudvm import tls
+from dask_cloudvm import places
 from dask_cloudvm._version import __version__
 from dask_cloudvm.clouds import ec2_errors
 from dask_cloudvm.errors import CloudError
@@ -142,7 +141,7 @@ class Sessions:
         if self._chosen:
             return []
         main = await self.main.region()
-        return [self._of(region) for region in await in_thread(_known_regions) if region != main]
+        return [self._of(region) for region in await in_thread(places.known, "ec2", "region") if region != main]
 
     async def of(self, zone: str | None) -> Session:
         """The session for a machine in ``zone``."""
@@ -151,25 +150,6 @@ class Sessions:
 
     def _of(self, region: str) -> Session:
         return self._others.setdefault(region, Session(region))
-
-    async def remember(self, session: Session) -> None:
-        """Notes a session's region on this computer. A hint only: where it cannot be kept, nothing is lost."""
-        region = await session.region()
-        with suppress(OSError):
-            if region not in (known := await in_thread(_known_regions)):
-                await in_thread(tls.state_folder().mkdir, 0o700, parents=True, exist_ok=True)
-                await in_thread(tls.write_private, _regions_file(), "\n".join(sorted({*known, region})))
-
-
-def _regions_file() -> Path:
-    return tls.state_folder() / "ec2-regions"
-
-
-def _known_regions() -> list[str]:
-    try:
-        return _regions_file().read_text("utf-8").split()
-    except OSError:
-        return []
 
 
 def _do_not_insist(response: Any, **_: Any) -> None:

@@ -32,6 +32,7 @@ class GCP:
 
     name: ClassVar[str] = "gcp"
     user_data_limit: ClassVar[int] = wire.LIMIT
+    place: ClassVar[str] = "projectid"
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -164,6 +165,9 @@ class GCP:
                 raise gcp_network.of_owner(error, owner, await self.session.project())
 
     # What exists
+
+    async def home(self) -> str:
+        return await self.session.project()
 
     async def list(self, cluster: str | None = None) -> VMs:
         which = f"labels.{wire.LABEL}cluster{f' = {chr(34)}{cluster}{chr(34)}' if cluster else ':*'}"

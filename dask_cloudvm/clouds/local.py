@@ -47,6 +47,7 @@ class Local:
 
     name: ClassVar[str] = "local"
     user_data_limit: ClassVar[int] = 1 << 20
+    place: ClassVar[str] = ""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -162,6 +163,9 @@ class Local:
         with open(os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             command = [sys.executable, "-I", "-S", machine.__file__, str(self.root), str(folder)]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    async def home(self) -> str:
+        return ""
 
     async def list(self, cluster: str | None = None) -> VMs:
         return await in_thread(self._list, cluster)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dask_cloudvm import clouds, leftovers, options, tls
+from dask_cloudvm import clouds, leftovers, options, places, tls
 from dask_cloudvm import plan as planning
 from dask_cloudvm.clouds.base import VM, Cloud, Facts
 from dask_cloudvm.options import Options
@@ -40,6 +40,8 @@ class Subject:
 
     async def create(self, role: str, names: Sequence[str], scheduler: VM | None = None) -> list[VM]:
         facts = await self.cloud.facts(scheduler)
+        if place := await self.cloud.home():
+            places.remember(self.cloud.name, place)
         return [vm for request in self.wanted(facts, role, names) for vm in await self.cloud.create(request)]
 
     async def cluster(self, n: int) -> list[VM]:

@@ -15,7 +15,7 @@ import dask
 import distributed
 import pytest
 from azure_boot import Boot
-from azure_fake import Fault
+from azure_fake import OTHER, SUBSCRIPTION, Fault
 
 from dask_cloudvm import AzureVMCluster, from_name
 from dask_cloudvm.errors import ClusterExists, StartError
@@ -67,6 +67,19 @@ def test_a_profile_from_up_to_down(azure, boot, port, profile):
     assert names == set(azure.there()) - {"demo-scheduler"}
     cli("down", "demo")
     assert azure.there() == {} and azure.leftovers() == [] and azure.count()[DELETE] == 3
+
+
+def test_a_cluster_of_a_subscription_that_only_its_profile_names_is_found(azure, boot, port):
+    azure.subscriptions[OTHER] = "Production"
+    assert "there are 2 subscriptions" in cli("ls").stderr
+    options = {"subscription_id": SUBSCRIPTION, "scheduler_options": {"port": port}, "n_workers": 0, **QUIET}
+    with AzureVMCluster("far", **options) as cluster:
+        cluster.detach()
+    assert "far   azure" in cli("ls").stdout
+    AzureVMCluster.from_name("far", **ADOPT).close()
+    assert cli("scale", "far", "1").stdout == "far has 1 workers\n"
+    assert cli("down", "far").stderr == ""
+    assert azure.there() == {}
 
 
 def test_scale_up_and_down_in_bulk(azure, boot, port):

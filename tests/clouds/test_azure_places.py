@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import re
+from unittest.mock import AsyncMock
 
 import pytest
 from azure_fake import OTHER, SIZES, SUBSCRIPTION, Fault
@@ -25,9 +26,11 @@ from test_azure import (
     scheduler,
 )
 
-from dask_cloudvm import leftovers
+from dask_cloudvm import api, leftovers, places
 from dask_cloudvm.clouds import azure_maker, azure_session
-from dask_cloudvm.errors import CloudError, NameTaken
+from dask_cloudvm.clouds.azure import Azure
+from dask_cloudvm.clouds.base import RUNNING, VM
+from dask_cloudvm.errors import AmbiguousName, CloudError, NameTaken
 
 GROUP = "networkSecurityGroups.createOrUpdate"
 
@@ -569,3 +572,15 @@ def test_machines_whose_addresses_may_not_be_seen_can_be_removed(azure):
 
 def test_the_sizes_of_the_fake_have_that_of_the_default(azure):
     assert subject("azure", region="eastus").options["machine_type"] in SIZES
+
+
+def test_a_name_in_two_subscriptions_asks_which(azure, monkeypatch):
+    places.remember("azure", OTHER)
+    there = [VM("1", "both-scheduler", "both", "scheduler", RUNNING, "azure", "10.0.0.4")]
+    monkeypatch.setattr(Azure, "list", AsyncMock(return_value=there))
+    asked = rf"'both' on subscription_id {OTHER} and subscription_id {SUBSCRIPTION}; choose one by \$"
+    with pytest.raises(AmbiguousName, match=asked + "DASK_CLOUDPROVIDER__AZURE__SUBSCRIPTION_ID"):
+        run(api.find("both"))
+    monkeypatch.setenv("DASK_CLOUDPROVIDER__AZURE__SUBSCRIPTION_ID", OTHER)
+    home, found = run(api.find("both"))
+    assert run(home.home()) == OTHER and found == there

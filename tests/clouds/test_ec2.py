@@ -577,7 +577,7 @@ def test_leftovers_are_found_in_every_region_and_strangers_are_left_alone(aws, m
         run(it.cloud.delete(run(it.cluster(1))[:1]))
     vpc, _ = network()
     stranger = client().create_security_group(GroupName="dask-cloudvm-mine", Description="by hand", VpcId=vpc)
-    (tls.state_folder() / "ec2-regions").unlink()
+    (tls.state_folder() / "ec2-places").unlink()
     [(cloud, found)] = run(leftovers.find("ec2", network=True)).items()
     assert sorted(each.it.zone[:9] for each in found) == ["us-east-1", "us-west-2"], "groups are in use by workers"
     assert not run(leftovers.remove(cloud, found))

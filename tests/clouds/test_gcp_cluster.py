@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,9 +16,9 @@ import dask
 import distributed
 import pytest
 from gcp_boot import Boot
-from gcp_fake import Fault
+from gcp_fake import PROJECT, Fault
 
-from dask_cloudvm import GCPCluster, from_name
+from dask_cloudvm import GCPCluster, from_name, tls
 from dask_cloudvm.errors import ClusterExists, StartError
 
 PROFILES = sorted((Path(__file__).parents[2] / "config").glob("gcp*.yaml"))
@@ -62,6 +63,30 @@ def test_a_profile_from_up_to_down(gcp, boot, port, profile):
     assert names == set(gcp.there()) - {"demo-scheduler"}
     cli("down", "demo")
     assert gcp.there() == {} and gcp.count()["instances.delete"] == 3
+
+
+def test_a_cluster_of_a_project_that_only_its_profile_names_is_found(gcp, boot, port, tmp_path, monkeypatch):
+    key = json.loads(Path(os.environ["GOOGLE_APPLICATION_CREDENTIALS"]).read_text())
+    (tmp_path / "key.json").write_text(json.dumps({**key, "project_id": None}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    assert "no project is chosen" in cli("ls", "--cloud", "gcp", check=False).stderr
+    options = {"projectid": PROJECT, "scheduler_options": {"port": port}, "n_workers": 0, **QUIET}
+    with GCPCluster("far", **options) as cluster:
+        cluster.detach()
+    assert "far   gcp" in cli("ls").stdout
+    GCPCluster.from_name("far", **QUIET).close()
+    assert cli("scale", "far", "1").stdout == "far has 1 workers\n"
+    noted = tls.state_folder() / "gcp-places"
+    assert noted.read_text() == PROJECT
+    noted.unlink()  # as on another computer
+    assert "no project is chosen" in cli("status", "far", check=False).stderr
+    file = Path(os.environ["DASK_CONFIG"]) / "mine.yaml"
+    file.write_text(f"cloudprovider: {{gcp: {{projectid: {PROJECT}}}}}")
+    assert "far" in cli("status", "far").stdout
+    file.unlink()
+    monkeypatch.setenv("DASK_CLOUDPROVIDER__GCP__PROJECTID", PROJECT)
+    cli("down", "far")
+    assert gcp.there() == {}
 
 
 def test_scale_up_and_down_in_bulk(gcp, boot, port):
