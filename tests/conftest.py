@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
+from pathlib import Path
 
 import dask.config
 import pytest
@@ -16,6 +18,7 @@ def fresh_user(tmp_path_factory, monkeypatch):
     configuration = home / ".config" / "dask"
     configuration.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("DASK_CONFIG", str(configuration))
     for variable in [v for v in os.environ if v.startswith("DASK_CLOUDPROVIDER__")]:

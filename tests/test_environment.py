@@ -6,7 +6,6 @@ import asyncio
 import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -24,7 +23,6 @@ from dask_cloudvm.errors import CloudError, ProfileError, StartError
 from tests import wheelmaker
 
 DASK = version("dask")
-needs_uv = pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
 
 
 def resolved(cloud="ec2", **keywords):
@@ -137,7 +135,6 @@ def start(tmp_path, **settings):
     return subprocess.run([sys.executable, str(home / "run")], capture_output=True, text=True, timeout=100)
 
 
-@needs_uv
 def test_a_machine_makes_its_environment_from_a_private_index(tmp_path, index):
     private = index.replace("http://", "http://me:s3cret@")
     env_vars = {"UV_DEFAULT_INDEX": private, "A": "it's"}
@@ -145,7 +142,6 @@ def test_a_machine_makes_its_environment_from_a_private_index(tmp_path, index):
     assert done.stdout.strip() == f"1 {tmp_path}/env it's", done.stderr
 
 
-@needs_uv
 def test_a_machine_that_cannot_says_why(tmp_path, index):
     done = start(tmp_path, packages=["tiny==3.0", "distributed"], env_vars={"UV_DEFAULT_INDEX": index, "A": ""})
     assert done.returncode == 1
@@ -212,7 +208,6 @@ def project(tmp_path):
     return source
 
 
-@needs_uv
 def test_sync_makes_the_same_environment_elsewhere(tmp_path, index, project):
     venv(tmp_path / "here", "tiny==1.0", "--editable", str(project), index=index)
     left_by_a_build = tmp_path / "mine.egg-info"
@@ -233,7 +228,6 @@ def test_sync_makes_the_same_environment_elsewhere(tmp_path, index, project):
     assert [(p.name, p.version) for p in again] == [(p.name, p.version) for p in found]
 
 
-@needs_uv
 def test_sync_as_a_cluster_does_it(tmp_path, index, project, monkeypatch):
     venv(tmp_path / "here", "tiny==1.0", "--editable", str(project), index=index)
     monkeypatch.setattr(sys, "path", [str(site(tmp_path / "here"))])
@@ -267,7 +261,6 @@ def test_every_origin_of_a_package(tmp_path, origin, line):
     assert found.line == line and found.path == ("/my a" if "dir_info" in origin else None)
 
 
-@needs_uv
 def test_a_local_package_that_cannot_be_built_is_said(tmp_path):
     with pytest.raises(CloudError, match=r"mine was installed from .*gone, which is gone; install it anew"):
         environment.build(environment.Package("mine", "1", "", str(tmp_path / "gone")))
@@ -288,7 +281,6 @@ def machine(tmp_path, name, *command):
     return subprocess.Popen([python, "-m", *command], cwd=folder, env=env)
 
 
-@needs_uv
 def test_wheels_reach_every_machine_of_a_cluster(tmp_path, unused_port):
     asyncio.run(sent(tmp_path, unused_port))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -84,14 +83,14 @@ def test_the_message_says_what_to_change(settings, change):
 def another_python(folder: Path) -> str:
     """The Python of a new environment with this very Dask and another minor version."""
     env = {**os.environ, "HOME": str(HOME)}
-    for minor in {"3.13", "3.12", "3.10"} - {HERE} if shutil.which("uv") else ():
+    for minor in {"3.13", "3.12", "3.10"} - {HERE}:
         for found in (HOME / ".pyenv" / "versions").glob(f"{minor}.*/bin/python"):
             made = subprocess.run(["uv", "venv", "-q", "--python", str(found), str(folder)], env=env)
             install = ["uv", "pip", "install", "-q", "--python", f"{folder}/bin/python"]
             wanted = f"distributed=={distributed.__version__}"
             if made.returncode == 0 and subprocess.run([*install, wanted], env=env).returncode == 0:
                 return f"{folder}/bin/python"
-    pytest.skip("needs another Python minor version under ~/.pyenv, uv, and a package index with distributed")
+    pytest.skip("needs another Python minor version under ~/.pyenv and a package index with distributed")
 
 
 def test_a_real_cluster_of_another_python(tmp_path, monkeypatch):

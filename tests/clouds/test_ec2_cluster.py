@@ -192,7 +192,6 @@ def test_machines_whose_image_has_dask(aws, boot, port):
     assert threads == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
 
 
-@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
 def test_a_local_package_is_on_the_machines_of_every_launcher(aws, boot, port, tmp_path, monkeypatch):
     """The environment is there already, since making it is tested in test_environment.py."""
     python = Path(test_environment.venv(tmp_path / "machine"))

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+import uv
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dask-cloudvm-lab"
 KEEP = 14 * 86400.0  # seconds since its last use after which a root of another recipe is removed
 TOOLS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "ip": "iproute2", "nsenter": "util-linux"}
@@ -115,7 +117,7 @@ def _build(root: Path) -> None:
         raise Unavailable(f"the lab would have {library.name} where the tests have {_minor()}: Dask needs them equal")
     pins = [f"{name}=={version}" for name, version in _versions().items()]
     target = ["--target", library / "site-packages", "--python", sys.executable, "--link-mode", "copy"]
-    _run(_uv(), "pip", "install", "--quiet", *target, *pins)
+    _run(uv.find_uv_bin(), "pip", "install", "--quiet", *target, *pins)
     _run("chroot", root, f"{PYTHON}/bin/python", "-m", "compileall", "-q", PYTHON, env={**os.environ, "LC_ALL": "C"})
     os.rename(root, path())
     print(f"Built in {time.monotonic() - start:.0f} s", file=sys.stderr)
@@ -145,13 +147,6 @@ def _sources() -> list[str]:
     """The system's own sources, without any that were added; none leaves the choice to mmdebstrap."""
     known = ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list.d/ubuntu.sources")
     return [source for source in known if os.path.exists(source)]
-
-
-def _uv() -> str:
-    beside = Path(sys.prefix).parent / ".uv" / "bin" / "uv"  # where the Makefile installs it
-    if found := shutil.which("uv") or (beside.exists() and str(beside)):
-        return found
-    raise Unavailable("the lab's root file system is filled by uv, which is not here; run 'make lab'")
 
 
 def _minor() -> str:
