@@ -26,6 +26,10 @@ from dask_cloudvm import plan as planning
 from dask_cloudvm.clouds.base import VM
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from plans import planned  # noqa: E402
+
 CALL, OPERATION = 0.1, 2.0  # seconds
 MOST_SECONDS = 10.0  # for a hundred machines whose operations end at once
 MOST_BLOCKED = 0.05  # seconds for which the event loop is blocked
@@ -53,22 +57,6 @@ fake.answer = answer
 with fake.serving() as url:
     print(url, flush=True)
     sys.stdin.read()
-"""
-PEER = "import time; start = time.perf_counter(); import dask.config, jsonschema; print(time.perf_counter() - start)"
-PLAN = f"""
-import time
-start = time.perf_counter()
-import asyncio, json, sys
-import dask_cloudvm
-from dask_cloudvm import clouds, options, plan
-resolved = options.resolve({str(ROOT / "config" / "azure.yaml")!r})
-cloud = clouds.make("azure", resolved.values)
-facts = cloud.offline() if "--offline" in sys.argv else asyncio.run(cloud.facts(None))
-made = plan.plan(resolved, cloud, facts, "bench", [], "3fa9c1", plan.placeholders())
-plan.render(made, plan.requests(made, cloud, facts))
-took = time.perf_counter() - start
-azure = sorted({{".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("azure.")}})
-print(json.dumps([took, azure]))
 """
 
 
@@ -181,32 +169,15 @@ def deleting(fake: Fake) -> Iterator[str]:
         yield f"deleting 101 machines is {calls}"
 
 
-def printed(*program: str) -> Any:
-    done = subprocess.run([sys.executable, "-c", *program], check=True, capture_output=True)
-    return json.loads(done.stdout)
-
-
-def planned(fake: Fake) -> Iterator[str]:
-    """A plan in a new process, from the import of dask_cloudvm to the rendered bodies."""
+def planning_alone(fake: Fake) -> Iterator[str]:
     fake.tell(reset=True)
-    for flag, bound in PLANS.items():
-        pairs = [(printed(PLAN, flag), printed(PEER)) for _ in range(5)]
-        seconds, peer = min(plan[0] for plan, _ in pairs), min(peer for _, peer in pairs)
-        azure = pairs[0][0][1]
-        times = (
-            f"{seconds:.2f} s; importing Dask and jsonschema: {peer:.2f} s, {seconds / peer:.2f}x (bound {bound:g}x)"
-        )
-        print(f"plan {flag}: {times}; imports {', '.join(azure) or 'nothing of Azure'}")
-        if seconds > bound * peer:
-            yield f"a plan {flag} takes {seconds / peer:.2f} times as long as its imports"
-        if set(azure) - {"azure.core", "azure.identity"}:
-            yield f"a plan {flag} imports {azure}"
+    yield from planned("azure.yaml", "azure", PLANS, ("azure.core", "azure.identity"))
 
 
 def main() -> int:
     broken: list[str] = []
     with tempfile.TemporaryDirectory() as folder, serving(folder) as fake:
-        for part in (counts, deleting, planned):
+        for part in (counts, deleting, planning_alone):
             broken += list(part(fake))
     for line in broken:
         print(f"BROKEN: {line}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,29 +22,14 @@ from dask_cloudvm import plan as planning
 from dask_cloudvm.clouds.base import VM
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "clouds"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "clouds")]
 
 from gcp_fake import ACCOUNT, PROJECT, Fake  # noqa: E402
+from plans import planned  # noqa: E402
 
 CALL, OPERATION = 0.05, 0.5  # seconds
 MOST_TIMES = 3.0  # deleting a hundred, beside deleting one
 PLANS = {"--offline": 1.5, "--online": 2.5}  # beside importing what reads the options, Dask and jsonschema
-PEER = "import time; start = time.perf_counter(); import dask.config, jsonschema; print(time.perf_counter() - start)"
-PLAN = f"""
-import time
-start = time.perf_counter()
-import asyncio, json, sys
-import dask_cloudvm
-from dask_cloudvm import clouds, options, plan
-resolved = options.resolve({str(ROOT / "config" / "gcp.yaml")!r})
-cloud = clouds.make("gcp", resolved.values)
-facts = cloud.offline() if "--offline" in sys.argv else asyncio.run(cloud.facts(None))
-made = plan.plan(resolved, cloud, facts, "bench", [], "3fa9c1", plan.placeholders())
-plan.render(made, plan.requests(made, cloud, facts))
-took = time.perf_counter() - start
-google = sorted({{".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("google.")}})
-print(json.dumps([took, google]))
-"""
 
 
 def credentials(url: str, folder: str) -> None:
@@ -116,33 +100,16 @@ def deleting(fake: Fake) -> Iterator[str]:
         yield f"deleting 100 machines takes {ratio:.1f} times as long as deleting one"
 
 
-def printed(*program: str) -> Any:
-    done = subprocess.run([sys.executable, "-c", *program], check=True, capture_output=True)
-    return json.loads(done.stdout)
-
-
-def planned(fake: Fake) -> Iterator[str]:
-    """A plan in a new process, from the import of dask_cloudvm to the rendered bodies."""
+def planning_alone(fake: Fake) -> Iterator[str]:
     fake.reset()
-    for flag, bound in PLANS.items():
-        pairs = [(printed(PLAN, flag), printed(PEER)) for _ in range(5)]
-        seconds, peer = min(plan[0] for plan, _ in pairs), min(peer for _, peer in pairs)
-        google = pairs[0][0][1]
-        times = (
-            f"{seconds:.2f} s; importing Dask and jsonschema: {peer:.2f} s, {seconds / peer:.2f}x (bound {bound:g}x)"
-        )
-        print(f"plan {flag}: {times}; imports {', '.join(google) or 'nothing of Google'}")
-        if seconds > bound * peer:
-            yield f"a plan {flag} takes {seconds / peer:.2f} times as long as its imports"
-        if set(google) - {"google.auth", "google.oauth2"}:
-            yield f"a plan {flag} imports {google}"
+    yield from planned("gcp.yaml", "google", PLANS, ("google.auth", "google.oauth2"))
 
 
 def main() -> int:
     broken, fake = [], Fake()
     with fake.serving() as url, tempfile.TemporaryDirectory() as folder:
         credentials(url, folder)
-        for part in (counts, deleting, planned):
+        for part in (counts, deleting, planning_alone):
             broken += list(part(fake))
     for line in broken:
         print(f"BROKEN: {line}")

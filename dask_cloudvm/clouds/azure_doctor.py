@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dask_cloudvm.clouds import azure_errors, azure_identity, azure_network, azure_options, azure_policy, common
 from dask_cloudvm.clouds.azure_facts import Reader, Type
 from dask_cloudvm.clouds.azure_network import Place
-from dask_cloudvm.clouds.base import Check
+from dask_cloudvm.clouds.base import Check, Step, checks
 from dask_cloudvm.errors import CloudError
 from dask_cloudvm.schema import ROLES
 
@@ -31,8 +31,7 @@ class Doctor:
 
     async def run(self) -> list[Check]:
         """Every check in turn; what needs an earlier one that failed is left out."""
-        found: list[Check] = []
-        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        steps: list[Step] = [
             ("options", self.options),
             ("credentials", self.credentials),
             ("subscription", self.subscription),
@@ -45,17 +44,7 @@ class Doctor:
             ("quota", self.quota),
             ("removal", self.removal),
         ]
-        for what, step in steps:
-            found.append(await self._check(what, step))
-            if what in ("options", "credentials", "subscription", "place") and not found[-1].ok:
-                break
-        return found
-
-    async def _check(self, what: str, step: Callable[[], Awaitable[str]]) -> Check:
-        try:
-            return Check(what, True, await step())
-        except CloudError as error:
-            return Check(what, False, f"{error.facts['what']}; {error.facts['hint']}")
+        return await checks(steps, ("options", "credentials", "subscription", "place"))
 
     @property
     def _place(self) -> Place:

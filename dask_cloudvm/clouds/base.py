@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from dask_cloudvm.errors import CloudError
 
 if TYPE_CHECKING:
     from dask_cloudvm.bootstrap import Launch
@@ -64,6 +66,22 @@ class Check:
     what: str
     ok: bool
     text: str
+
+
+Step: TypeAlias = tuple[str, Callable[[], Awaitable[str]]]
+
+
+async def checks(steps: Sequence[Step], needed: Collection[str] = ()) -> list[Check]:
+    """Every step in turn, by name; none after one of ``needed`` that failed. What a step returns is shown."""
+    found: list[Check] = []
+    for what, step in steps:
+        try:
+            found.append(Check(what, True, await step()))
+        except CloudError as error:
+            found.append(Check(what, False, f"{error.facts['what']}; {error.facts['hint']}"))
+            if what in needed:
+                break
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dask_cloudvm import plan as planning
 from dask_cloudvm.clouds import ec2_errors, ec2_requests
-from dask_cloudvm.clouds.base import Check, Cloud
+from dask_cloudvm.clouds.base import Check, Cloud, Step, checks
 from dask_cloudvm.clouds.common import listed
 from dask_cloudvm.clouds.ec2_facts import EC2Facts, Type
 from dask_cloudvm.clouds.ec2_reader import Reader
@@ -43,8 +43,7 @@ class Doctor:
 
     async def run(self) -> list[Check]:
         """Every check in turn; what needs an earlier one that failed is left out."""
-        found: list[Check] = []
-        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        steps: list[Step] = [
             ("region", self.session.region),
             ("credentials", self.identity),
             ("machine types", self.machine_types),
@@ -52,21 +51,11 @@ class Doctor:
             ("network", self.network),
             ("firewall", self.firewall),
         ]
-        for what, step in steps:
-            found.append(await self.check(what, step))
-            if what in ("region", "credentials") and not found[-1].ok:
-                return found
+        found = await checks(steps, ("region", "credentials"))
         if all(check.ok for check in found):
             self.facts = await self.cloud.facts(None)
-            for what, step in (("zones", self.zones), ("permissions", self.permissions), ("quota", self.quota)):
-                found.append(await self.check(what, step))
+            found += await checks([("zones", self.zones), ("permissions", self.permissions), ("quota", self.quota)])
         return found
-
-    async def check(self, what: str, step: Callable[[], Awaitable[str]]) -> Check:
-        try:
-            return Check(what, True, await step())
-        except CloudError as error:
-            return Check(what, False, f"{error.facts['what']}; {error.facts['hint']}")
 
     async def identity(self) -> str:
         answer = await self.session.call("sts", "get_caller_identity", "find out who you are")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask_cloudvm.clouds import common, gcp_errors, gcp_facts, gcp_network, gcp_options, gcp_policy
-from dask_cloudvm.clouds.base import Check
+from dask_cloudvm.clouds.base import Check, Step, checks
 from dask_cloudvm.clouds.gcp_facts import Reader, Type
 from dask_cloudvm.errors import CloudError
 
@@ -27,8 +27,7 @@ class Doctor:
 
     async def run(self) -> list[Check]:
         """Every check in turn; what needs an earlier one that failed is left out."""
-        found: list[Check] = []
-        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        steps: list[Step] = [
             ("options", self.options),
             ("credentials", self.credentials),
             ("project", self.project),
@@ -39,17 +38,7 @@ class Doctor:
             ("quota", self.quota),
             ("removal", self.removal),
         ]
-        for what, step in steps:
-            found.append(await self._check(what, step))
-            if what in ("options", "credentials", "project") and not found[-1].ok:
-                break
-        return found
-
-    async def _check(self, what: str, step: Callable[[], Awaitable[str]]) -> Check:
-        try:
-            return Check(what, True, await step())
-        except CloudError as error:
-            return Check(what, False, f"{error.facts['what']}; {error.facts['hint']}")
+        return await checks(steps, ("options", "credentials", "project"))
 
     async def options(self) -> str:
         gcp_options.check(self.values)

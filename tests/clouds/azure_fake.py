@@ -14,15 +14,16 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from azure_contract import ROUTES, Refused, check, check_headers, check_query, find
 from azure_rights import needs
+from tools import serving
 
 SUBSCRIPTION, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 TENANT = "33333333-3333-3333-3333-333333333333"
@@ -159,18 +160,8 @@ class Fake:
         self.add("virtualNetworks", "my-vnet", group, location, subnets=made)
         self.add("networkSecurityGroups", "my-nsg", group, location, securityRules=[])
 
-    @contextmanager
-    def serving(self) -> Iterator[str]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    def serving(self) -> AbstractContextManager[str]:
+        return serving(_handler(self))
 
     # HTTP
 

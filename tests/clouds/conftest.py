@@ -27,7 +27,7 @@ def aws_variables(url: str) -> dict[str, str]:
 @pytest.fixture
 def port() -> int:
     """One that is free, for a scheduler."""
-    from ports import free_port
+    from tools import free_port
 
     return free_port()
 

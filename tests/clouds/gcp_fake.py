@@ -16,12 +16,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tools import serving
 
 PROJECT, HOST_PROJECT = "my-project", "host-project"
 CONTRACT = json.loads(Path(__file__).with_name("compute.v1.json").read_text())
@@ -259,18 +261,8 @@ class Fake:
         self._advance()
         return {i["name"]: i for i in self.instances.values() if i["status"] in ("STAGING", "RUNNING")}
 
-    @contextmanager
-    def serving(self) -> Iterator[str]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    def serving(self) -> AbstractContextManager[str]:
+        return serving(_handler(self))
 
     # HTTP
 

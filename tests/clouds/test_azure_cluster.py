@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import json
-import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +14,7 @@ import distributed
 import pytest
 from azure_boot import Boot
 from azure_fake import OTHER, SUBSCRIPTION, Fault
+from tools import cli
 
 from dask_cloudvm import AzureVMCluster, from_name
 from dask_cloudvm.errors import ClusterExists, StartError
@@ -36,14 +35,6 @@ def boot(azure, tmp_path):
     yield boot
     for name in list(boot.running):
         boot.end(name)
-
-
-def cli(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "dask_cloudvm", *arguments], capture_output=True, text=True, timeout=100
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)

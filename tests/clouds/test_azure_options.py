@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 from azure_fake import SUBSCRIPTION, user_data
+from shared_options import IN_USER_DATA, NOT_SENT
 from suite import run, subject
 
 from dask_cloudvm import schema
@@ -49,39 +50,7 @@ WIRE = {
     "extra_vm_options": (EXTRA, "both"),
     "scheduler_extra_vm_options": (EXTRA, "scheduler"),
     "worker_extra_vm_options": (EXTRA, "worker"),
-    # in the user-data
-    "idle_timeout": ("7 minutes", "scheduler"),
-    "death_timeout": ("7 minutes", "worker"),
-    "security": (True, "both"),
-    "protocol": ("tls", "both"),
-    "worker_class": ("my.Worker", "worker"),
-    "worker_module": ("my.module", "worker"),
-    "worker_command": ("my-worker", "worker"),
-    "worker_options": ({"nthreads": 3}, "worker"),
-    "scheduler_options": ({"port": 9999}, "both"),
-    "env_vars": ({"A": "b"}, "both"),
-    "docker_image": ("my/image:1", "both"),
-    "scheduler_docker_image": ("my/image:1", "scheduler"),
-    "worker_docker_image": ("my/image:1", "worker"),
-    "docker_args": ("--shm-size 1g", "both"),
-    "bootstrap": (False, "both"),
-    "extra_bootstrap": (["echo hello"], "both"),
-    "auto_shutdown": (False, "both"),
-    "runtime": ("image", "both"),
-    "packages": (["s3fs"], "both", {"runtime": "uv"}),
-    "python": ("3.12", "both", {"runtime": "uv"}),
-    "environment": ("/opt/conda", "both", {"runtime": "image"}),
-}
-NOT_SENT = {
-    "name": "is in every tag already; see the suite",
-    "n_workers": "how many names the request has",
-    "adaptive": "when requests are made",
-    "start_timeout": "how long the launcher waits",
-    "shutdown_on_close": "when the launcher removes machines",
-    "debug": "what the launcher shows",
-    "requirements": "what becomes packages; see test_environment.py",
-    "sync": "what becomes packages; see test_environment.py",
-    "replacements": "what the launcher does about lost workers",
+    **IN_USER_DATA,
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import distributed
 import pytest
 from ec2_boot import Boot, files
 from ec2_fake import Fault
+from tools import cli
 
 from dask_cloudvm import EC2Cluster, bootstrap, environment, from_name
 from dask_cloudvm import cluster as cluster_module
@@ -29,14 +29,6 @@ def boot(aws, tmp_path):
     boot = Boot(tmp_path, aws)
     yield boot
     boot.end(list(boot.running))
-
-
-def cli(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "dask_cloudvm", *arguments], capture_output=True, text=True, timeout=100
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)

@@ -6,8 +6,6 @@ import ast
 import doctest
 import json
 import os
-import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +15,7 @@ import distributed
 import pytest
 from gcp_boot import Boot
 from gcp_fake import PROJECT, Fault
+from tools import cli
 
 from dask_cloudvm import GCPCluster, from_name, tls
 from dask_cloudvm.errors import ClusterExists, StartError
@@ -32,14 +31,6 @@ def boot(gcp, tmp_path):
     yield boot
     for name in list(boot.running):
         boot.end(name)
-
-
-def cli(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "dask_cloudvm", *arguments], capture_output=True, text=True, timeout=100
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)

@@ -6,7 +6,9 @@ A new option in the schema without a line here, or whose value changes nothing t
 from __future__ import annotations
 
 import pytest
+import shared_options
 from gcp_fake import HOST_PROJECT, PROJECT, user_data
+from shared_options import IN_USER_DATA
 from suite import run, subject
 
 from dask_cloudvm import options, schema
@@ -57,39 +59,10 @@ WIRE = {
     "extra_vm_options": (EXTRA, "both"),
     "scheduler_extra_vm_options": (EXTRA, "scheduler"),
     "worker_extra_vm_options": (EXTRA, "worker"),
-    # in the user-data
-    "idle_timeout": ("7 minutes", "scheduler"),
-    "death_timeout": ("7 minutes", "worker"),
-    "security": (True, "both"),
-    "protocol": ("tls", "both"),
-    "worker_class": ("my.Worker", "worker"),
-    "worker_module": ("my.module", "worker"),
-    "worker_command": ("my-worker", "worker"),
-    "worker_options": ({"nthreads": 3}, "worker"),
-    "scheduler_options": ({"port": 9999}, "both"),
-    "env_vars": ({"A": "b"}, "both"),
-    "runtime": ("image", "both"),
-    "packages": (["s3fs"], "both", {"runtime": "uv"}),
-    "python": ("3.12", "both", {"runtime": "uv"}),
-    "environment": ("/opt/conda", "both", {"runtime": "image"}),
-    "docker_image": ("my/image:1", "both"),
-    "scheduler_docker_image": ("my/image:1", "scheduler"),
-    "worker_docker_image": ("my/image:1", "worker"),
-    "docker_args": ("--shm-size 1g", "both"),
-    "bootstrap": (False, "both"),
-    "extra_bootstrap": (["echo hello"], "both"),
-    "auto_shutdown": (False, "both"),
+    **IN_USER_DATA,
 }
 NOT_SENT = {
-    "name": "is in every label already; see the suite",
-    "n_workers": "how many names the request has",
-    "adaptive": "when requests are made",
-    "start_timeout": "how long the launcher waits",
-    "shutdown_on_close": "when the launcher removes machines",
-    "debug": "what the launcher shows",
-    "replacements": "how often the launcher replaces a lost worker",
-    "requirements": "what becomes packages; see test_environment.py",
-    "sync": "what becomes packages; see test_environment.py",
+    **shared_options.NOT_SENT,
     "max_price": "Google has no such thing: refused, see test_gcp.py",
     "service_account_credentials": "who asks; see test_a_key_as_a_keyword in test_gcp.py",
 }

@@ -23,7 +23,7 @@ import fault_launcher
 from fault_clouds import HOMES, Home
 from fault_launcher import Launch, Launchers
 from fault_proxy import FAULTS, LASTING, SIGNALS, Fault
-from ports import free_port
+from tools import free_port
 
 from dask_cloudvm import api, tls
 from dask_cloudvm.clouds.base import VM

@@ -14,10 +14,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tools import Server, serving
 
 REFUSED = ("throttling", "500", "denied", "quota")  # the cloud says no
 BEFORE = (*REFUSED, "reset", "kill before")  # faults that keep the call from taking effect
@@ -81,18 +83,8 @@ class Proxy:
     def count(self) -> Counter[str]:
         return Counter(self.calls)
 
-    @contextmanager
-    def serving(self) -> Iterator[str]:
-        server = _Server(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    def serving(self) -> AbstractContextManager[str]:
+        return serving(_handler(self), _Server)
 
     @contextmanager
     def going_wrong(self, fault: Fault | None) -> Iterator[None]:
@@ -114,7 +106,7 @@ class Proxy:
         return operation, fault
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(Server):
     request_queue_size = 100
 
     def handle_error(self, request: object, client_address: object) -> None:
