@@ -31,7 +31,8 @@ ORDER = [
     {"clouds.*"},
     {"machines", "api", "widget", "fleet"},
     {"versions", "wheels"},
-    {"cluster", "leftovers"},
+    {"workers", "leftovers"},
+    {"cluster"},
     {"cli"},
     {"cli.common", "cli.interrupt"},
     {"cli.*"},
@@ -39,7 +40,7 @@ ORDER = [
 ]
 PURE = {"schema", "options", "checks", "text", "bootstrap", "plan", "template", "runtimes", "userdata"}
 HEAVY = {"distributed", "dask_cloudprovider", "dask", "boto3", "botocore", "google", "azure", "psutil", "cryptography"}
-MAY_BE_HEAVY = {"cluster", "machines", "versions", "wheels"}
+MAY_BE_HEAVY = {"cluster", "workers", "machines", "versions", "wheels"}
 
 
 def module(path: Path) -> str:

@@ -22,8 +22,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from dask_cloudvm import LocalVMCluster, api, clouds, down, from_name, from_profile, ls, machines, tls
-from dask_cloudvm import cluster as cluster_module
+from dask_cloudvm import LocalVMCluster, api, clouds, down, from_name, from_profile, ls, machines, tls, workers
 from dask_cloudvm.clouds import local
 from dask_cloudvm.cluster import CloudCluster
 from dask_cloudvm.errors import (
@@ -315,7 +314,7 @@ def test_another_connection_takes_nothing_from_the_first():
 
 
 def test_what_another_launcher_removes_is_not_replaced(monkeypatch):
-    monkeypatch.setattr(cluster_module, "REFRESH", 0.3)
+    monkeypatch.setattr(workers, "REFRESH", 0.3)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "200ms"}),
         LocalVMCluster("both", n_workers=3, **SMALL) as cluster,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cluster import SMALL, kill_machine, names, wait_until
 
-from dask_cloudvm import LocalVMCluster, cluster, down, from_name, losses, ls
+from dask_cloudvm import LocalVMCluster, down, from_name, losses, ls, workers
 from dask_cloudvm.cli import status
 from dask_cloudvm.losses import EARLY, LONGEST_RETRY, NEVER, RETRY, Losses
 
@@ -71,7 +71,7 @@ def flag(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(losses, "RETRY", 0.2)
-    monkeypatch.setattr(cluster, "REFRESH", 0.3)
+    monkeypatch.setattr(workers, "REFRESH", 0.3)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "200ms"}):
         yield
 

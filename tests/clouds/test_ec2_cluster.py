@@ -15,8 +15,7 @@ from ec2_boot import Boot, files
 from ec2_fake import Fault
 from tools import cli
 
-from dask_cloudvm import EC2Cluster, bootstrap, environment, from_name
-from dask_cloudvm import cluster as cluster_module
+from dask_cloudvm import EC2Cluster, bootstrap, environment, from_name, workers
 from dask_cloudvm.errors import ClusterExists, StartError
 from tests import test_environment, wheelmaker
 
@@ -116,7 +115,7 @@ def test_no_place_for_the_scheduler_names_the_options(aws):
 
 
 def test_a_shortfall_is_said_run_with_and_filled_later(aws, boot, port, monkeypatch):
-    monkeypatch.setattr(cluster_module, "RETRY", 0.5)
+    monkeypatch.setattr(workers, "RETRY", 0.5)
     aws.capacity = {("us-east-1a", "m7i.large", False): 2}
     lines = []
     options = {"scheduler_options": {"port": port}, "n_workers": 2, "zone": "us-east-1a"}

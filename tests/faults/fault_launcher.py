@@ -34,7 +34,8 @@ SHORT: dict[str, dict[str, float | tuple[float, ...]]] = {
     "dask_cloudvm.clouds.ec2_session": {"READ": 0.7},
     "dask_cloudvm.clouds.gcp": {"LOOK": 0.02, "LIMIT": 10.0},
     "dask_cloudvm.clouds.gcp_session": {"READ": 0.7, "POLL": 0.7, "PAUSE": 0.02, "PATIENCE": 5.0},
-    "dask_cloudvm.cluster": {"WATCH": 0.05, "REFRESH": 0.5, "RETIRE": 5.0, "CLEAN_UP": 20.0},
+    "dask_cloudvm.cluster": {"CLEAN_UP": 20.0},
+    "dask_cloudvm.workers": {"WATCH": 0.05, "REFRESH": 0.5, "RETIRE": 5.0},
     "dask_cloudvm.machines": {"WATCH": 0.05, "ANSWER": 3.0},
 }
 MODULES = (
