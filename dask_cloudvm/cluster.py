@@ -191,6 +191,8 @@ class CloudCluster(Workers):
             self._fleet.certificates = tls.of(self._given) if self._given else await in_thread(tls.make, self.name)
         self.security = self._given or security(self._fleet.certificates)
         facts = self._fleet.facts = await self._cloud.facts(None)
+        for note in facts.notes:
+            self._log(note)
         self._want(planning.count(self._options))
         self.scheduler = Scheduler(self, planning.scheduler_name(self.name))
         if facts.host:

@@ -90,7 +90,7 @@ class Facts:
 
     port: int  # that the scheduler will serve
     host: str | None = None  # where workers will reach the scheduler, where it is known before the machine exists
-    notes: tuple[str, ...] = field(default=(), kw_only=True)  # for a plan's reader: what the calls do not show
+    notes: tuple[str, ...] = field(default=(), kw_only=True)  # for users: what the calls do not show
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def test_a_profile_from_up_to_down(gcp, boot, port, profile):
     assert gcp.writes() == []
     operations = [call["operation"] for call in planned["create"]]
     assert operations == [*RULES, INSERT, INSERT]
-    cli("up", str(profile), "--name", "demo", "--n-workers", "2", *sets)
+    up = cli("up", str(profile), "--name", "demo", "--n-workers", "2", *sets)
+    assert "machines delete themselves when Dask ends on them" in up.stderr
     assert gcp.writes() == operations
     for call, (where, body) in zip(planned["create"][2:], gcp.sent(), strict=True):
         assert call["body"]["zone"] == where["zone"]
