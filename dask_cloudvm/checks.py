@@ -20,6 +20,7 @@ HIDDEN = "***"
 _SECRET = re.compile(r"(?i)token|secret|passw|credential")
 _LOGIN = re.compile(r"://[^/@\s]+:[^/@\s]+@")  # in an address, such as a private index's
 PACKAGES = ("packages", "requirements", "sync")
+ENCRYPTED = ("tls", "wss")
 _LONGEST = 100  # characters of a wrong value that a message shows
 
 
@@ -199,6 +200,19 @@ class Checks:
         if given and runtime != "uv":
             what = f"this needs 'runtime: uv', and runtime is {runtime}"
             self.problems.append(Problem(found[given[0]][1], given[0], what))
+        self.encryption(*(found.get(name, (None, "")) for name in ("protocol", "security")))
+        adaptive, place = found.get("adaptive", (None, ""))
+        low, high = (adaptive or {}).get("minimum", 0), (adaptive or {}).get("maximum", float("inf"))
+        if low > high:
+            self.problems.append(Problem(place, "adaptive", f"minimum {low} is more than maximum {high}"))
+
+    def encryption(self, protocol: tuple[Any, str], security: tuple[Any, str]) -> None:
+        """A protocol without encryption would leave a cluster open that its user takes for safe."""
+        (name, place), secure = protocol, security[0]
+        if name and secure is not None and secure != (name in ENCRYPTED):
+            others = f"use {' or '.join(ENCRYPTED)}" if secure else "leave it out"
+            what = f"{name} {'is not encrypted' if secure else 'needs certificates'}; {others}, or set security: "
+            self.problems.append(Problem(place, "protocol", what + str(not secure).lower()))
 
     def value(
         self, cloud: str, option: Option, value: Any, origin: Callable[[Path], str], path: Path, whole: bool = False
