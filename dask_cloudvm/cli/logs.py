@@ -6,6 +6,7 @@ import click
 
 from dask_cloudvm import api
 from dask_cloudvm.cli.common import JSON, ClusterName, cloud, emit, output
+from dask_cloudvm.cli.interrupt import interruptible
 from dask_cloudvm.clouds.base import VM, Cloud
 from dask_cloudvm.errors import CloudVMError, did_you_mean
 
@@ -22,7 +23,7 @@ class MachineNotFound(CloudVMError):
 @output(JSON)
 def command(name: str, worker: str | None, boot: bool, cloud: str | None, fmt: str) -> None:
     """Show the logs of cluster NAME, from Dask where it answers and else from the machines' consoles."""
-    texts = asyncio.run(_logs(name, worker, boot, cloud))
+    texts = asyncio.run(interruptible(_logs(name, worker, boot, cloud)))
     if fmt == JSON:
         emit(texts, fmt)
         return

@@ -8,6 +8,7 @@ import click
 
 from dask_cloudvm import api, losses
 from dask_cloudvm.cli.common import JSON, ClusterName, age, cloud, emit, machine, output, summary, table
+from dask_cloudvm.cli.interrupt import interruptible
 from dask_cloudvm.clouds.base import VM
 
 
@@ -17,7 +18,7 @@ from dask_cloudvm.clouds.base import VM
 @output(JSON)
 def command(name: str, cloud: str | None, fmt: str) -> None:
     """Show the machines of cluster NAME, and what its scheduler says."""
-    result = asyncio.run(_status(name, cloud))
+    result = asyncio.run(interruptible(_status(name, cloud)))
     if fmt == JSON:
         emit(result, fmt)
         return
