@@ -20,12 +20,14 @@ from dask_cloudvm._version import __version__
 from dask_cloudvm.bootstrap import protocol
 from dask_cloudvm.clouds.base import VM, scheduler_of
 from dask_cloudvm.errors import (
+    CloudError,
     ClusterClosed,
     ClusterExists,
     NameTaken,
     NoEventLoop,
     SchedulerLost,
     StartError,
+    counted,
 )
 from dask_cloudvm.fleet import Fleet
 from dask_cloudvm.layers import from_keywords
@@ -111,6 +113,7 @@ class CloudCluster(Workers):
         self._begin_workers()
         self._start_task: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._left = ""  # what was said about machines that may still be there
         for shared_by_class in ("options", "scheduler_options", "worker_options"):
             setattr(self, shared_by_class, {})
         try:
@@ -148,7 +151,7 @@ class CloudCluster(Workers):
             await self._start_or_adopt()
         except BaseException as error:
             self._owned = self._owned and not isinstance(error, NameTaken)
-            await asyncio.shield(self.undo())
+            await self.clean_up()
             if isinstance(error, (OSError, asyncio.TimeoutError)):
                 raise StartError(name=self.name, what=f"{type(error).__name__}: {error}") from error
             raise
@@ -179,6 +182,7 @@ class CloudCluster(Workers):
             await SpecCluster._start(self)
         except RuntimeError as error:  # in which it wraps whatever went wrong, such as a scheduler that is gone again
             raise error.__cause__ or error from None
+        self._compare([*self.scheduler_info["workers"]])
         if self._options["adaptive"] and self._may_adapt:
             self.adapt(**self._options["adaptive"])
 
@@ -230,7 +234,7 @@ class CloudCluster(Workers):
         self._owned = (
             not self._adopting and self._options["shutdown_on_close"] and self._options.given("shutdown_on_close")
         )
-        self._log(f"Found cluster {self.name} on {self.cloud_name} with {len(workers)} workers")
+        self._log(f"Found cluster {self.name} on {self.cloud_name} with {counted(len(workers), 'worker')}")
         self._fleet.scheduler, self._fleet.address = scheduler, scheduler.address
         self.scheduler = Scheduler(self, scheduler.name, scheduler)
         self.workers = {vm.name: Worker(scheduler.address, self, vm.name, vm) for vm in workers}
@@ -288,6 +292,17 @@ class CloudCluster(Workers):
             await self._fleet.sweep(new)
             new.clear()
         return self._fleet.removed
+
+    async def clean_up(self) -> list[str]:
+        """Like :meth:`undo` after an error, which is what counts: where it fails, too, what may be left is said."""
+        try:
+            return await asyncio.shield(self.undo())
+        except (CloudError, OSError, asyncio.TimeoutError) as error:
+            left = f"Machines of {self.name} may still be there: {error}; later: dask-cloudvm down {self.name}"
+            if left != self._left:
+                self._log(left)
+            self._left = left
+            return self._fleet.removed
 
     # Looking
 

@@ -142,6 +142,11 @@ class NoEventLoop(CloudVMError):
     message = "asynchronous=True needs a running event loop: make the cluster inside a coroutine, or leave it out"
 
 
+def counted(n: int, what: str) -> str:
+    """``"1 worker"``, ``"2 workers"``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean region?"``, or nothing where no known word is near."""
     spelled = {each.lower(): each for each in known}

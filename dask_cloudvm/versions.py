@@ -7,7 +7,9 @@ understand what this launcher asks.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +18,7 @@ from distributed.security import Security
 from dask_cloudvm.clouds.base import VM
 from dask_cloudvm.environment import python
 from dask_cloudvm.errors import VersionMismatch
-from dask_cloudvm.machines import ask
+from dask_cloudvm.machines import ANSWER, ask
 from dask_cloudvm.options import Options
 
 IMAGES = ("ghcr.io/dask/dask", "daskdev/dask")  # they have a tag for every release and Python
@@ -31,7 +33,7 @@ async def check(vm: VM, secured: Security, options: Options, log: Callable[[str]
     here, there = python(), ".".join(packages["python"].split(".")[:2])
     if here != there:
         what = f"has Python {there}, this program Python {here}"
-        raise VersionMismatch(name=vm.cluster, what=what, hint=hint(options, there))
+        raise VersionMismatch(name=vm.cluster, what=what, hint=hint(options, there, "scheduler"))
     ours = {name: version(name) for name in ("dask", "distributed")}
     differ = [f"{name} {packages[name]} instead of {own}" for name, own in ours.items() if packages[name] != own]
     if differ:
@@ -39,21 +41,37 @@ async def check(vm: VM, secured: Security, options: Options, log: Callable[[str]
             await ask(vm, secured, lambda remote: remote.identity(n_workers=0))
         except TypeError:
             what = f"has {' and '.join(differ)}, which is too old for this program"
-            raise VersionMismatch(name=vm.cluster, what=what, hint=hint(options, there)) from None
-        log(f"Cluster {vm.cluster} has {' and '.join(differ)}; if tasks fail, {hint(options, there)}")
+            raise VersionMismatch(name=vm.cluster, what=what, hint=hint(options, there, "scheduler")) from None
+        log(f"Cluster {vm.cluster} has {' and '.join(differ)}; if tasks fail, {hint(options, there, 'scheduler')}")
 
 
-def hint(options: Options, there: str) -> str:
+async def check_worker(address: str, scheduler: Any, cluster: str, options: Options) -> None:
+    """Raises :class:`VersionMismatch` where the worker at ``address`` has another Python than this program."""
+    told: dict[str, Any] = {}
+    with suppress(OSError, asyncio.TimeoutError):
+        message = {"op": "versions"}
+        told = await asyncio.wait_for(scheduler.broadcast(msg=message, workers=[address], on_error="ignore"), ANSWER)
+    if address not in told:  # it is gone again
+        return
+    there = ".".join(told[address]["packages"]["python"].split(".")[:2])
+    if there != python():
+        what = f"has workers with Python {there}, this program Python {python()}"
+        raise VersionMismatch(name=cluster, what=what, hint=hint(options, there, "worker"))
+
+
+def hint(options: Options, there: str, role: str) -> str:
     """What to change so that both sides are the same."""
     here = f"run this with Python {there}" if there != python() else "install the cluster's versions here"
-    return f"{_change(options)}, or {here}" if options.cloud != "local" else here
+    return f"{_change(options, role)}, or {here}" if options.cloud != "local" else here
 
 
-def _change(options: Options) -> str:
+def _change(options: Options, role: str) -> str:
     if options["runtime"] == "image":
         return "set image, or environment, to one with this program's versions"
     if options["runtime"] == "uv":
         return "set python, packages or requirements to this program's versions"
-    image: Any = str(options["docker_image"]).partition(":")[0]
+    own = f"{role}_docker_image"
+    option = own if options[own] else "docker_image"
+    image = str(options[option]).partition(":")[0]
     tag = f", such as {image}:{version('dask')}-py{python()}" if image in IMAGES else ""
-    return f"set docker_image to one with this program's versions{tag}"
+    return f"set {option} to one with this program's versions{tag}"

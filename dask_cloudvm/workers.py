@@ -19,16 +19,17 @@ from distributed.deploy.cluster import Cluster
 from distributed.objects import SchedulerInfo
 from tornado.ioloop import PeriodicCallback
 
-from dask_cloudvm import losses
+from dask_cloudvm import losses, versions
 from dask_cloudvm import plan as planning
 from dask_cloudvm.batch import Batch
 from dask_cloudvm.clouds.base import VM, Cloud
-from dask_cloudvm.errors import CloudError, CloudVMError, SchedulerLost, StartError
+from dask_cloudvm.errors import CloudError, CloudVMError, SchedulerLost, StartError, VersionMismatch
 from dask_cloudvm.fleet import Fleet
 from dask_cloudvm.losses import LONGEST_RETRY, NEVER, RETRY, Losses
 from dask_cloudvm.machines import ANSWER, WATCH, Machine, Worker, pause_after, tail
 from dask_cloudvm.options import Options
 
+TOGETHER = 0.5  # seconds by which a machine is asked for early, with others
 REFRESH = 5.0  # seconds between two looks at the scheduler's workers
 RETIRE = 60.0  # seconds for workers to hand over their data before their machines are removed
 
@@ -50,6 +51,9 @@ class Workers(VMCluster):
         self._joined = asyncio.Event()
         self._failure: CloudVMError | None = None
         self._filling: asyncio.Task[None] | None = None
+        self._due: dict[str, tuple[float, float]] = {}  # when a worker's machine is asked for again, and the pause
+        self._more_due = asyncio.Event()
+        self._comparing: asyncio.Future[None] | None = None  # the first worker's versions
 
     @property
     def _cloud(self) -> Cloud:
@@ -79,6 +83,8 @@ class Workers(VMCluster):
     def scale(self, *args: Any, **kwargs: Any) -> Any:
         if self.status == Status.running and self._watch_worker_status_comm.closed():
             raise SchedulerLost(name=self.name, what="has ended, or was cut off")  # workers would wait for it in vain
+        if any(isinstance(n, (int, float)) and n < 0 for n in (*args, *kwargs.values())):
+            raise ValueError("a cluster cannot be scaled to less than 0")
         return super().scale(*args, **kwargs)
 
     def _sizes(self) -> dict[str, Any]:
@@ -93,10 +99,24 @@ class Workers(VMCluster):
         if op == "remove" and msg not in self.scheduler_info["workers"]:
             return  # known already, see _refresh
         lost = self._machine(self.scheduler_info["workers"][msg]["name"]) if op == "remove" else None
+        new = [*msg["workers"]] if op == "add" else []
         Cluster._update_worker_status(self, op, msg)  # SpecCluster's would bring a lost worker back under its old name
         self._joined.set()
         if lost:
             self._lose(lost)
+        self._compare(new)
+
+    def _compare(self, joined: Sequence[str]) -> None:
+        """Looks once whether workers, which may have an image of their own, can work with this program."""
+        if joined and self._comparing is None:
+            self._comparing = asyncio.ensure_future(self._compared(joined[0]))
+
+    async def _compared(self, worker: str) -> None:
+        try:
+            await versions.check_worker(worker, self.scheduler_comm, self.name, self._options)
+        except VersionMismatch as error:
+            self._log(str(error))
+            self._failure = error
 
     @property
     def observed(self) -> set[str]:
@@ -132,29 +152,43 @@ class Workers(VMCluster):
             self.worker_spec.pop(name, None)
             self.loop.add_callback(self._correct_state)
             return None
-        waits = vm is None and name in self.worker_spec and pause != NEVER
-        if waits and (self._filling is None or self._filling.done()):
-            self._filling = asyncio.ensure_future(self._fill(pause or RETRY))
+        if vm is None and name in self.worker_spec and pause != NEVER:
+            self._try_later(name, pause or RETRY)
         return vm
+
+    def _try_later(self, name: str, pause: float) -> None:
+        self._due[name] = asyncio.get_running_loop().time() + pause, pause
+        self._more_due.set()
+        if self._filling is None or self._filling.done():
+            self._filling = asyncio.ensure_future(self._fill())
 
     def _short(self) -> list[Machine]:
         """Workers without a machine, since there was no capacity, or others were lost in their place."""
         return [w for w in self.workers.values() if w.vm is None and w.status == Status.running]
 
-    async def _fill(self, pause: float) -> None:
-        """Asks again for the machines that could not be had, less and less often."""
-        while True:
-            await asyncio.sleep(pause)
-            if not (short := [worker for worker in self._short() if self._losses.pause(worker.name) != NEVER]):
-                return
+    async def _fill(self) -> None:
+        """Asks again for the machines that could not be had, each less and less often, together where that is due."""
+        loop = asyncio.get_running_loop()
+        while self._due:
+            first = min(when for when, _ in self._due.values())
+            if first > loop.time():
+                self._more_due.clear()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._more_due.wait(), first - loop.time())
+                continue
+            pauses = {name: pause for name, (when, pause) in self._due.items() if when <= loop.time() + TOGETHER}
+            for name in pauses:
+                del self._due[name]
+            due = [worker for worker in self._short() if worker.name in pauses]
+            for worker in due:
+                self._try_later(worker.name, min(2 * pauses[worker.name], LONGEST_RETRY))
             with suppress(CloudError):
-                found = await asyncio.gather(*(self._fleet.create(worker.name) for worker in short))
-                for worker, vm in zip(short, found, strict=True):
+                found = await asyncio.gather(*(self._fleet.create(worker.name) for worker in due))
+                for worker, vm in zip(due, found, strict=True):
                     if vm is not None and worker.status == Status.running:
                         worker.place(vm)
                     elif vm is not None:  # it was scaled away meanwhile
                         await self._cloud.delete([vm])
-            pause = min(2 * pause, LONGEST_RETRY)
 
     def _workers_on(self, machines: set[str]) -> list[str]:
         """Names that Dask workers on these machines have, or may have."""
@@ -263,6 +297,8 @@ class Workers(VMCluster):
         loop = asyncio.get_running_loop()
         deadline, look = loop.time() + self._seconds("start_timeout"), 0.0
         while True:
+            if self._comparing:
+                await asyncio.shield(self._comparing)
             if self._failure:
                 error, self._failure = self._failure, None
                 raise error

@@ -23,6 +23,7 @@ import pytest
 from distributed import Client
 
 from dask_cloudvm import LocalVMCluster, api, clouds, down, from_name, from_profile, ls, machines, tls, workers
+from dask_cloudvm import cluster as cluster_module
 from dask_cloudvm.clouds import local
 from dask_cloudvm.cluster import CloudCluster
 from dask_cloudvm.errors import (
@@ -260,6 +261,27 @@ def test_debug_shows_the_calls_without_secrets():
         shown = "\n".join(lines)
     assert "distributed.cli.dask_scheduler" in shown
     assert "t0psecret" not in shown and "PRIVATE KEY" not in shown
+
+
+def test_the_first_error_counts_where_the_clean_up_fails_too(monkeypatch):
+    async def fail(*_):
+        raise StartError(name="left", what="no answer")
+
+    async def denied(self, vms):
+        if vms:
+            raise CloudError(doing="remove machines", what="denied", hint="allow it")
+
+    lines: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster_module, "reach", fail)
+        patched.setattr(local.Local, "delete", denied)
+        with pytest.raises(StartError, match="no answer"):
+            LocalVMCluster("left", n_workers=1, report=lines.append)
+    left = (
+        "Machines of left may still be there: cannot remove machines: denied; allow it; later: dask-cloudvm down left"
+    )
+    assert lines.count(left) == 1
+    assert {vm.name for vm in down("left")} > {"left-scheduler"}
 
 
 def test_a_name_on_two_clouds_asks_which(monkeypatch):

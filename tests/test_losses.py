@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pytest
 from distributed import Client
+from distributed.core import Status
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cluster import SMALL, kill_machine, names, wait_until
@@ -55,6 +57,31 @@ def test_no_place_is_tried_more_often_than_allowed(limit, lost):
     for is_bad, group in itertools.groupby(zip(bad, found, strict=True), key=lambda each: each[0]):
         finite = sum(pause != NEVER for _, pause in group)
         assert not is_bad or finite <= limit
+
+
+def test_each_waits_its_own_pause_and_those_due_together_are_asked_for_together():
+    class Few(SimpleNamespace):
+        _try_later, _fill = workers.Workers._try_later, workers.Workers._fill
+
+    async def work() -> list[tuple[str, float]]:
+        asked, loop = [], asyncio.get_running_loop()
+
+        async def create(name: str) -> None:
+            asked.append((name, loop.time() - start))
+
+        short = [SimpleNamespace(name=name, status=Status.running) for name in "abc"]
+        it = Few(_due={}, _more_due=asyncio.Event(), _filling=None, _short=lambda: short)
+        it._fleet, start = SimpleNamespace(create=create), loop.time()
+        for name, pause in (("a", 300.0), ("b", 0.3), ("c", 0.5)):
+            it._try_later(name, pause)
+            await asyncio.sleep(0)
+        while len(asked) < 4:
+            await asyncio.sleep(0.01)
+        it._filling.cancel()
+        return asked
+
+    (one, first), (two, second), (three, third), _ = asyncio.run(work())
+    assert (one, two, three) == ("b", "c", "b") and first >= 0.3 and second - first < 0.1 and third >= first + 0.5
 
 
 @pytest.fixture

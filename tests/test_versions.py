@@ -77,7 +77,7 @@ def test_a_dask_that_is_too_old_ends_the_start():
 )
 def test_the_message_says_what_to_change(settings, change):
     resolved = options.resolve(cloud="gcp", keywords=settings, environ={})
-    assert re.search(change, versions.hint(resolved, "3.7"))
+    assert re.search(change, versions.hint(resolved, "3.7", "scheduler"))
 
 
 def another_python(folder: Path) -> str:
@@ -110,6 +110,17 @@ def test_a_real_cluster_of_another_python(tmp_path, monkeypatch):
     finally:
         down("real")
         cluster.close()
+
+
+def test_workers_of_another_python_are_found_before_work_is_sent(tmp_path):
+    other = another_python(tmp_path / "other")
+    lines: list[str] = []
+    options = {"n_workers": 1, "worker_command": f"{other} -m distributed.cli.dask_worker", "report": lines.append}
+    mismatch = f"has workers with Python .*, this program Python {HERE}; run this"
+    with LocalVMCluster("mixed", **options) as cluster, pytest.raises(VersionMismatch, match=mismatch):
+        cluster.ready()
+    assert sum("has workers with Python" in line for line in lines) == 1
+    assert ls() == []
 
 
 MINOR = "import sys; print('%d.%d' % sys.version_info[:2])"

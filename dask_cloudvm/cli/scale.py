@@ -7,6 +7,7 @@ import click
 from dask_cloudvm import api
 from dask_cloudvm.cli.common import ClusterName, cloud
 from dask_cloudvm.cli.interrupt import interruptible
+from dask_cloudvm.errors import counted
 
 
 @click.command()
@@ -31,7 +32,7 @@ async def _scale(name: str, n: int, cloud: str | None, wait: bool) -> None:
         await cluster.ready(None if wait else 0)
         have = sum(worker.vm is not None for worker in cluster.workers.values())
     except BaseException:
-        await asyncio.shield(cluster.undo())
+        await cluster.clean_up()
         raise
     await cluster.close()
-    click.echo(f"{name} has {have} workers")
+    click.echo(f"{name} has {counted(have, 'worker')}")

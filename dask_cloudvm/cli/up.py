@@ -10,6 +10,7 @@ import click
 from dask_cloudvm import options
 from dask_cloudvm.cli.common import JSON, emit, machine, output, profiles, sets
 from dask_cloudvm.cli.interrupt import interruptible
+from dask_cloudvm.errors import counted
 from dask_cloudvm.options import Options
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ async def _up(resolved: Options, follow: bool, fmt: str, progress: Progress) -> 
         await cluster
         n = len(cluster.worker_spec)
         if resolved["adaptive"] and not follow:
-            progress(f"Starting the minimum of {n} workers; adaptive scaling needs --follow, or Python")
-        progress.wait_for(f"{n} workers to join")
+            progress(f"Starting {counted(n, 'worker')}; adaptive scaling needs --follow, or Python")
+        progress.wait_for(f"{counted(n, 'worker')} to join")
         await cluster.ready()
-        progress(f"{len(cluster.observed)} workers joined")
+        progress(f"{counted(len(cluster.observed), 'worker')} joined")
         machines = await cluster.machines()
         if not follow:
             cluster.detach()
@@ -106,7 +107,7 @@ async def _up(resolved: Options, follow: bool, fmt: str, progress: Progress) -> 
         if ready:  # whatever went wrong afterwards, such as a closed pipe: the cluster stays
             raise
         progress.wait_for("the removal of what was made")
-        if removed := await asyncio.shield(cluster.undo()):
+        if removed := await cluster.clean_up():
             progress(f"Removed what was made: {', '.join(removed)}")
         raise
     await cluster.close()
@@ -134,7 +135,8 @@ def _show(cluster: CloudCluster, vms: list[Any], fmt: str) -> None:
         return
     idle = cluster.idle_timeout
     ends = f"after {idle} without work, or by " if idle else "by "
-    click.echo(f"Cluster {cluster.name} is running on {cluster.cloud_name} with {result['workers']} workers")
+    workers = counted(len(cluster.observed), "worker")
+    click.echo(f"Cluster {cluster.name} is running on {cluster.cloud_name} with {workers}")
     click.echo(f"  scheduler  {result['scheduler']}")
     click.echo(f"  dashboard  {result['dashboard']}")
     click.echo(f"  ends       {ends}dask-cloudvm down {cluster.name}")
