@@ -71,26 +71,26 @@ async def everything(cloud: str | None = None) -> list[VM]:
 
 async def ask(cloud: str | None, question: Callable[[Cloud], Awaitable[T]]) -> list[tuple[Cloud, T]]:
     """The answers of one cloud, or of all that can be asked with a warning for each that cannot."""
-    found, failures = await _answers(cloud, question)
-    _warn(failures)
+    found, failures = await answers(cloud, question)
+    warn(failures)
     return found
 
 
-def _warn(failures: Sequence[CloudError]) -> None:
+def warn(failures: Sequence[CloudError]) -> None:
     """Clusters elsewhere can be looked at and removed even so."""
     for failure in failures:
         warnings.warn(str(failure), stacklevel=3)
 
 
-async def _answers(
+async def answers(
     cloud: str | None, question: Callable[[Cloud], Awaitable[T]]
 ) -> tuple[list[tuple[Cloud, T]], list[CloudError]]:
     """The answers of one cloud, or of all, and why some have none."""
     asked = await everywhere(cloud)
-    answers = await asyncio.gather(*map(question, asked), return_exceptions=True)
+    told = await asyncio.gather(*map(question, asked), return_exceptions=True)
     found: list[tuple[Cloud, T]] = []
     failures: list[CloudError] = []
-    for each, answer in zip(asked, answers, strict=True):
+    for each, answer in zip(asked, told, strict=True):
         if not isinstance(answer, BaseException):
             found.append((each, answer))
         elif cloud or not isinstance(answer, CloudError):
@@ -128,11 +128,12 @@ async def find(name: str, cloud: str | None = None) -> tuple[Cloud, list[VM]]:
 
     Raises ClusterNotFound, AmbiguousName, and CloudError where it may be on a cloud that cannot be asked.
     """
-    answers, failures = await _answers(cloud, lambda each: each.list(name))
-    found = [(home, vms) for home, vms in answers if vms]
+    asked = name if schema.is_name(name) else None  # no other text is a name to a cloud: it may mean more there
+    told, failures = await answers(cloud, lambda each: each.list(asked))
+    found = [(home, mine) for home, vms in told if (mine := [vm for vm in vms if vm.cluster == name])]
     if not found:
         raise failures[0] if failures else ClusterNotFound(name, {vm.cluster for vm in await everything(cloud)})
-    _warn(failures)
+    warn(failures)
     if len(found) > 1:
         raise await _ambiguous(name, [home for home, _ in found])
     return found[0]
@@ -148,15 +149,20 @@ async def _ambiguous(name: str, homes: Sequence[Cloud]) -> AmbiguousName:
 
 async def remove(names: Sequence[str], cloud: str | None = None) -> list[VM]:
     """Like :func:`down`, asynchronous."""
-    found = [await find(name, cloud) for name in dict.fromkeys(names)]
+    return await discard([await find(name, cloud) for name in dict.fromkeys(names)])
+
+
+async def discard(found: Sequence[tuple[Cloud, list[VM]]]) -> list[VM]:
+    """Removes these machines, which are all of their clusters, by one call for each place where there are some."""
     per_place: dict[tuple[str, str], tuple[Cloud, list[VM]]] = {}
-    for home, vms in found:
+    for home, vms in [each for each in found if each[1]]:
         per_place.setdefault((home.name, await home.home()), (home, []))[1].extend(vms)
     for home, vms in per_place.values():
         await home.delete(vms)
-    for name in names:
+    removed = [vm for _, vms in found for vm in vms]
+    for name in {vm.cluster for vm in removed}:
         tls.forget(name)
-    return [vm for _, vms in found for vm in vms]
+    return removed
 
 
 def by_cluster(vms: Sequence[VM]) -> dict[str, list[VM]]:

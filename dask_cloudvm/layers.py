@@ -7,6 +7,7 @@ Nothing is checked here beyond being readable; see options.py.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -63,6 +64,17 @@ def from_files(paths: Iterable[Path]) -> list[Layer]:
                 raise ProfileError(ours)
             found.append(under(tree, where, "cloudprovider", ambient=True, chosen=False))
     return found
+
+
+def malformed(error: Exception) -> ProfileError | None:
+    """What is wrong with a file of Dask's configuration that Dask refused with ``error`` when it was imported."""
+    if not (found := re.match(r"A dask config file at '(.*)' is malformed", str(error))):
+        return None
+    try:
+        profile.value(profile.decode(profile.load(found[1]), found[1]), found[1])
+    except ProfileError as problem:
+        return problem
+    return ProfileError([Problem(found[1], "", str(error).partition("\n\n")[2])])
 
 
 def dask_files() -> list[Path]:

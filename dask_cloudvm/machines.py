@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -162,8 +163,15 @@ async def is_alive(vm: VM, cloud: Cloud) -> bool:
 
 async def tail(vm: VM, cloud: Cloud) -> str:
     """The last lines of a machine's console for an error message; nothing where there are none."""
-    lines = (await cloud.console(vm)).strip().splitlines()[-TAIL:]
+    lines = _telling((await cloud.console(vm)).strip().splitlines())[-TAIL:]
     return f"; the last lines of its log:\n  {chr(10).join(lines).replace(chr(10), chr(10) + '  ')}" if lines else ""
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """Lines without the frames of tracebacks, which would hide the first error of several; a unit names its program."""
+    if any("Traceback (most recent call last)" in line for line in lines):
+        return [line for line in lines if not re.match(r"(\S+\[\d+\]: )?\s", line)]
+    return lines
 
 
 async def describe(vm: VM, cloud: Cloud, secured: Security, start_timeout: float) -> dict[str, Any]:

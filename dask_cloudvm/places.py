@@ -13,9 +13,11 @@ from dask_cloudvm import tls
 
 def known(cloud: str, option: str) -> list[str]:
     """Where clusters were made on a cloud from this computer, and where ``option`` of Dask's configuration says."""
-    import dask.config
+    configured = ""
+    with suppress(ValueError):  # a file of it that Dask cannot read, which must not keep anybody from removing clusters
+        import dask.config
 
-    configured = str(dask.config.get(f"cloudprovider.{cloud}.{option}", None) or "")
+        configured = str(dask.config.get(f"cloudprovider.{cloud}.{option}", None) or "")
     return list(dict.fromkeys([*filter(None, [configured]), *_noted(cloud)]))
 
 

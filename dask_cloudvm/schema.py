@@ -222,6 +222,11 @@ def _is_cidr(value: object) -> bool:
         return False
 
 
+def is_name(name: object) -> bool:
+    """Whether a cluster may have this name."""
+    return isinstance(name, str) and bool(re.fullmatch(options(SHARED)["name"].schema["pattern"], name))
+
+
 def show(value: Any) -> str:
     """A value as a profile would write it, on one line."""
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dask_cloudvm import schema
 from dask_cloudvm.errors import StateError
 
 ROLES = ("scheduler", "worker", "client")
@@ -151,7 +152,8 @@ def load(cluster: str) -> dict[str, str] | None:
 
 def forget(cluster: str) -> None:
     """Removes what :func:`keep` kept; nothing where there is nothing."""
-    shutil.rmtree(_folder(cluster), ignore_errors=True)
+    if schema.is_name(cluster):  # anything else could be a path
+        shutil.rmtree(_folder(cluster), ignore_errors=True)
 
 
 def _folder(cluster: str) -> Path:

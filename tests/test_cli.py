@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,7 +78,7 @@ def test_the_road_of_a_profile(tmp_path):
     kept = json.loads(run("plan", str(profile), "--name", "road", "--n-workers", "3", *SMALL, "-o", "json").stdout)
     assert (len(kept["keep"]), [call["names"] for call in kept["create"]]) == (3, [["road-worker-new-0"]])
 
-    assert run("scale", "road", "1").stdout == "road has 1 workers\n"
+    assert run("scale", "road", "1").stdout == "road has 1 worker\n"
     status = json.loads(run("status", "road", "-o", "json").stdout)
     assert (status["workers"], status["joined"], status["answer"]) == (1, 1, None)
     assert re.search(r"\nroad-worker-\S+  worker +running  joined ", run("status", "road").stdout)
@@ -108,7 +109,7 @@ def test_names_that_do_not_exist():
     assert {vm.cluster for vm in ls()} == {"there"}, "all or none"
     machine = run("logs", "there", "--worker", "there-schedular")
     assert "did you mean there-scheduler?" in machine.stderr
-    assert run("down", "--all").stdout == "removed there: 1 machines\n"
+    assert run("down", "--all").stdout == "removed there: 1 machine\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -172,9 +173,7 @@ def test_follow_scales_with_the_load_and_ends_with_ctrl_c(tmp_path):
     adaptive = "{minimum: 1, maximum: 2, interval: 100ms, target_duration: 1s}"
     profile.write_text(f"cloudprovider: {{cluster: {{name: flow, adaptive: {adaptive}}}}}")
     plain = run("up", str(profile), *SMALL)
-    assert "Starting the minimum of 1 workers; adaptive scaling needs --follow, or Python" in plain.stderr.replace(
-        "\n", " "
-    )
+    assert "Starting 1 worker; adaptive scaling needs --follow, or Python" in plain.stderr.replace("\n", " ")
     run("down", "flow")
     with start("up", str(profile), "--follow", *SMALL) as process:
         while "Following" not in process.stderr.readline():
@@ -306,16 +305,83 @@ def test_a_cloud_that_cannot_be_asked_hides_no_other():
     asked = run("-c", program.format(["ls", "--cloud", "ec2"]), command=())
     assert asked.returncode == 1 and asked.stderr.startswith("error: cannot ")
     assert run("ls", "--cloud", "nope").returncode == 2
-    assert run("-c", program.format(["down", "here"]), command=()).stdout == "removed here: 1 machines\n"
+    assert run("-c", program.format(["down", "here"]), command=()).stdout == "removed here: 1 machine\n"
     there = run("-c", program.format(["down", "there"]), command=())
     assert (there.returncode, there.stderr) == (1, "error: cannot list machines: expired; log in again\n")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "*", "etl/", "../../victim", "{victim}", 'x" OR labels.a:*', "a\\b"])
+def test_what_cannot_be_a_name_is_no_path_and_no_pattern(tmp_path, name):
+    victim = tmp_path / "victim" / "thesis"
+    victim.mkdir(parents=True)
+    (victim / "data.csv").write_text("important")
+    assert run("up", "--name", "etl", "--n-workers", "0").returncode == 0
+    for verb in ("down", "status", "logs"):
+        done = run(verb, name.format(victim=victim.parent) if "{" in name else name)
+        assert (done.returncode, done.stdout) == (1, "") and "there is no cluster" in done.stderr
+    assert (victim / "data.csv").read_text() == "important"
+    assert [vm.name for vm in ls()] == ["etl-scheduler"] and tls.load("etl")
+    assert run("down", "etl").stdout == "removed etl: 1 machine\n"
+
+
+def test_down_all_says_where_it_could_not_look():
+    environ = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}
+    environ |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    assert run("up", "--name", "here", "--n-workers", "0").returncode == 0
+    done = run("down", "--all", env={**os.environ, **environ})
+    assert (done.returncode, done.stdout) == (1, "removed here: 1 machine\n")
+    assert done.stderr.startswith("error: cannot list machines: no answer from AWS")
+    listed = run("ls", env={**os.environ, **environ})
+    assert listed.returncode == 0 and listed.stderr.endswith("no clusters where could be looked\n")
+
+
+def test_a_file_that_dask_cannot_read(tmp_path):
+    file = Path(os.environ["DASK_CONFIG"]) / "broken.yaml"
+    assert run("up", "--name", "here", "--n-workers", "0").returncode == 0
+    file.write_text("cloudprovider: [1")
+    planned = run("plan")
+    assert planned.returncode == 2 and planned.stderr.startswith(f"{file}:2:1: not valid YAML")
+    assert "Traceback" not in planned.stderr
+    assert run("down", "here").stdout == "removed here: 1 machine\n"
+
+
+def test_ctrl_c_does_not_wait_for_a_cloud_that_does_not_answer():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environ = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}
+        environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "dask_cloudvm", "ls", "--cloud", "ec2"]
+        process = subprocess.Popen(command, env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True)
+        silent.accept()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 130 and told == "stopping; cleaning up\ninterrupted\n"
+
+
+def test_a_full_disk_behind_the_output():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "dask_cloudvm", "options", "ec2"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "No space left" in done.stderr
+
+
+def test_logs_are_in_order():
+    assert run("up", "--name", "logs", "--n-workers", "1").returncode == 0
+    told = run("logs", "logs").stdout
+    assert told.index("Start worker at") < told.index("Registered to")
+    run("down", "logs")
+
+
+def test_doctor_finds_a_folder_that_cannot_hold_records(monkeypatch):
+    assert "ok" in run("doctor", "local").stdout
+    done = run("doctor", "local", env={**os.environ, "XDG_STATE_HOME": "/dev/null"})
+    assert done.returncode == 1 and "not a directory" in done.stdout.lower()
 
 
 def test_a_bug_says_how_to_report_it(monkeypatch):
     program = (
         "import dask_cloudvm.api as api, dask_cloudvm.cli as c\n"
-        "async def broken(cloud): raise ZeroDivisionError('oh')\n"
-        "api.everything = broken\nc.cli(['ls'])"
+        "async def broken(*_): raise ZeroDivisionError('oh')\n"
+        "api.answers = broken\nc.cli(['ls'])"
     )
     result = run("-c", program, command=())
     assert result.returncode == 3

@@ -76,7 +76,15 @@ class Verbs(click.Group):
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception:
+        except OSError as error:  # such as a full disk behind the standard output
+            click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+            ctx.exit(1)
+        except Exception as error:
+            from dask_cloudvm.layers import malformed
+
+            if problem := malformed(error):
+                click.echo(str(problem), err=True)
+                ctx.exit(2)
             import traceback
 
             click.echo(f"{traceback.format_exc()}\nerror: {BUG}", err=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import click
 
 from dask_cloudvm import api
 from dask_cloudvm.cli.common import JSON, ClusterName, cloud, emit, output
 from dask_cloudvm.cli.interrupt import interruptible
+from dask_cloudvm.errors import CloudError, counted
 
 
 @click.command()
@@ -22,13 +24,19 @@ def command(names: tuple[str, ...], everything: bool, cloud: str | None, fmt: st
 
 
 async def _down(names: tuple[str, ...], cloud: str | None, fmt: str) -> None:
-    if not names:
-        names = tuple(api.by_cluster(await api.everything(cloud)))
-    removed = api.by_cluster(await api.remove(names, cloud))
+    unasked: Sequence[CloudError] = ()
+    if names:
+        vms = await api.remove(names, cloud)
+    else:
+        found, unasked = await api.answers(cloud, lambda each: each.list())
+        vms = await api.discard(found)
+    removed = api.by_cluster(vms)
     if fmt == JSON:
         emit({name: [vm.name for vm in vms] for name, vms in removed.items()}, fmt)
-        return
-    for name, vms in removed.items():
-        click.echo(f"removed {name}: {len(vms)} machines")
-    if not removed:
+    else:
+        for name, machines in removed.items():
+            click.echo(f"removed {name}: {counted(len(machines), 'machine')}")
+    if unasked:  # there may be more
+        raise unasked[0]
+    if not removed and fmt != JSON:
         click.echo("no clusters", err=True)

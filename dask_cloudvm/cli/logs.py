@@ -63,4 +63,5 @@ async def _from_dask(name: str, vms: list[VM]) -> dict[str, str]:
     by_name = {
         identity["workers"][address]["name"]: log for address, log in logs.items() if address in identity["workers"]
     }
-    return {machine: "\n".join(line for _, line in log) for machine, log in {scheduler.name: own, **by_name}.items()}
+    newest_first = {scheduler.name: own, **by_name}
+    return {machine: "\n".join(line for _, line in reversed(log)) for machine, log in newest_first.items()}

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from dask_cloudvm import bootstrap, tls
 from dask_cloudvm.clouds import machine
-from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Check, Checks, Facts, Part, Parts, Requests, VMs
+from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Checks, Facts, Part, Parts, Requests, VMs, checks
 from dask_cloudvm.clouds.local_address import address_of, free_port
 from dask_cloudvm.errors import CloudError, NameTaken, StateError
 from dask_cloudvm.plan import Machine, Request
@@ -172,8 +172,8 @@ class Local:
 
     def _list(self, cluster: str | None) -> VMs:
         try:
-            clusters = self.root.iterdir() if cluster is None else [self.root / cluster]
-            folders = [folder for each in sorted(clusters) if each.is_dir() for folder in sorted(each.iterdir())]
+            clusters = [each for each in sorted(self.root.iterdir()) if cluster in (None, each.name) and each.is_dir()]
+            folders = [folder for each in clusters for folder in sorted(each.iterdir()) if folder.is_dir()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -207,7 +207,18 @@ class Local:
         return await in_thread(_tail, Path(vm.id) / LOG)
 
     async def doctor(self) -> Checks:
-        return [Check("account", True, "this computer needs none"), Check("records", True, f"in {self.root}")]
+        return await checks([("account", self._account), ("records", self._records)])
+
+    async def _account(self) -> str:
+        return "this computer needs none"
+
+    async def _records(self) -> str:
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with machine.lock(str(self.root)):
+                return f"in {self.root}"
+        except OSError as error:
+            raise StateError.of("keep records", self.root, error) from None
 
     def policies(self, role: str | None) -> Mapping[str, Mapping[str, Any]]:
         return {}

@@ -68,7 +68,7 @@ def test_a_cluster_of_a_subscription_that_only_its_profile_names_is_found(azure,
         cluster.detach()
     assert "far   azure" in cli("ls").stdout
     AzureVMCluster.from_name("far", **ADOPT).close()
-    assert cli("scale", "far", "1").stdout == "far has 1 workers\n"
+    assert cli("scale", "far", "1").stdout == "far has 1 worker\n"
     assert cli("down", "far").stderr == ""
     assert azure.there() == {}
 

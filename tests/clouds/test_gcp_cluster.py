@@ -67,7 +67,7 @@ def test_a_cluster_of_a_project_that_only_its_profile_names_is_found(gcp, boot, 
         cluster.detach()
     assert "far   gcp" in cli("ls").stdout
     GCPCluster.from_name("far", **QUIET).close()
-    assert cli("scale", "far", "1").stdout == "far has 1 workers\n"
+    assert cli("scale", "far", "1").stdout == "far has 1 worker\n"
     noted = tls.state_folder() / "gcp-places"
     assert noted.read_text() == PROJECT
     noted.unlink()  # as on another computer
