@@ -164,7 +164,12 @@ class CloudCluster(Workers):
         else:
             existing = await self._cloud.list(self.name)
         if scheduler := scheduler_of(existing):
-            await self._adopt(scheduler, [vm for vm in existing if vm.role == "worker" and vm.alive])
+            try:
+                await self._adopt(scheduler, [vm for vm in existing if vm.role == "worker" and vm.alive])
+            except SchedulerLost:
+                if self._adopting or scheduler_of(await self._cloud.list(self.name)):
+                    raise
+                await self._make()  # somebody has taken it down meanwhile
         elif self._adopting:
             raise SchedulerLost(name=self.name, what="has ended")
         else:

@@ -170,7 +170,7 @@ async def tail(vm: VM, cloud: Cloud) -> str:
 def _telling(lines: list[str]) -> list[str]:
     """Lines without the frames of tracebacks, which would hide the first error of several; a unit names its program."""
     if any("Traceback (most recent call last)" in line for line in lines):
-        return [line for line in lines if not re.match(r"(\S+\[\d+\]: )?\s", line)]
+        return [line for line in lines if not re.match(r"(\S+\[\d+\]: )?(\s|\^|Traceback|$)", line)]
     return lines
 
 

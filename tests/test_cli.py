@@ -16,7 +16,7 @@ import pytest
 
 from dask_cloudvm import down, ls, tls
 from dask_cloudvm.cli import VERBS
-from dask_cloudvm.clouds import local
+from dask_cloudvm.clouds import local_records
 
 CONFIG = Path(__file__).parents[1] / "config"
 SMALL = ["--set", "local.memory_limit=600 MiB", "--set", "cluster.idle_timeout=2 minutes"]
@@ -272,7 +272,7 @@ def test_a_dead_scheduler_is_exit_1_and_up_starts_anew():
     profile = str(CONFIG / "local.yaml")
     assert run("up", profile, "--name", "dead", "--n-workers", "0").returncode == 0
     [vm] = ls()
-    for process in local._processes({vm.id}):
+    for process in local_records.processes({vm.id}):
         process.kill()
     scaled = run("scale", "dead", "1")
     assert (scaled.returncode, scaled.stdout) == (1, "")
@@ -430,7 +430,7 @@ def test_gc_removes_what_has_no_scheduler_and_only_when_told():
     [scheduler] = [vm for vm in ls() if vm.role == "scheduler"]
     clean = run("gc", "--cloud", "local", "--yes")
     assert (clean.returncode, clean.stdout, clean.stderr) == (0, "", "nothing is left over\n")
-    for process in local._processes({scheduler.id}):
+    for process in local_records.processes({scheduler.id}):
         process.kill()
     for folder in Path(scheduler.id).parent.iterdir():  # as if it had been long ago
         record = json.loads((folder / "machine.json").read_text())

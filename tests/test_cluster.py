@@ -24,7 +24,7 @@ from distributed import Client
 
 from dask_cloudvm import LocalVMCluster, api, clouds, down, from_name, from_profile, ls, machines, tls, workers
 from dask_cloudvm import cluster as cluster_module
-from dask_cloudvm.clouds import local
+from dask_cloudvm.clouds import local, local_records
 from dask_cloudvm.cluster import CloudCluster
 from dask_cloudvm.errors import (
     AmbiguousName,
@@ -73,7 +73,7 @@ def names(role: str = "worker") -> set[str]:
 
 def kill_machine(name: str) -> None:
     [vm] = [vm for vm in ls() if vm.name == name]
-    for process in local._processes({vm.id}):
+    for process in local_records.processes({vm.id}):
         process.kill()
 
 
@@ -215,7 +215,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
     monkeypatch.setattr("dask_cloudvm.machines.ANSWER", 1.0)
     cluster = LocalVMCluster("mute", **SMALL)
     [vm] = ls()
-    [process, *_] = local._processes({vm.id})
+    [process, *_] = local_records.processes({vm.id})
     process.suspend()
     with pytest.raises(SchedulerLost, match="does not answer; see 'dask-cloudvm logs mute', remove it by"):
         LocalVMCluster("mute", start_timeout="1s", **SMALL)
@@ -282,6 +282,21 @@ def test_the_first_error_counts_where_the_clean_up_fails_too(monkeypatch):
     )
     assert lines.count(left) == 1
     assert {vm.name for vm in down("left")} > {"left-scheduler"}
+
+
+def test_a_cluster_that_is_taken_down_while_it_is_adopted_is_made_anew(monkeypatch):
+    first = LocalVMCluster("again", **SMALL)
+    first.detach()
+    first.close()
+
+    async def meanwhile(*_):
+        await api.remove(["again"])
+        raise SchedulerLost(name="again", what="does not answer")
+
+    monkeypatch.setattr(cluster_module, "describe", meanwhile)
+    with LocalVMCluster("again", n_workers=1, **SMALL) as second:
+        second.ready()
+        assert len(ls()) == 2
 
 
 def test_a_name_on_two_clouds_asks_which(monkeypatch):
@@ -429,7 +444,7 @@ def test_traffic_is_encrypted_and_keys_stay_where_they_belong():
         assert kept == {"ca.pem", "worker.pem", "worker.key", "client.pem", "client.key"}
         folder = tls.state_folder() / "tls" / "tls"
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
-        arguments = [" ".join(p.cmdline()) for vm in (scheduler, worker) for p in local._processes({vm.id})]
+        arguments = [" ".join(p.cmdline()) for vm in (scheduler, worker) for p in local_records.processes({vm.id})]
         assert arguments
         assert not any("PRIVATE" in line or "BEGIN" in line for line in arguments)
 
@@ -475,7 +490,7 @@ def test_options_reach_the_processes():
         assert worker["memory_limit"] == 600 * 2**20
         assert worker["resources"] == {"GPU": 2}
         [scheduler] = [vm for vm in ls() if vm.role == "scheduler"]
-        assert "--no-dashboard" in local._processes({scheduler.id})[0].cmdline()
+        assert "--no-dashboard" in local_records.processes({scheduler.id})[0].cmdline()
         with Client(cluster) as client:
             found = client.run(lambda names: {name: os.environ[name] for name in names}, list(HOSTILE))
         assert list(found.values()) == [HOSTILE]

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from dask_cloudvm import schema, tls
-from dask_cloudvm.clouds import local, machine
+from dask_cloudvm.clouds import local, local_records, machine
 from dask_cloudvm.clouds.local import Local
 from dask_cloudvm.errors import CloudError, StateError
 from dask_cloudvm.plan import Request
@@ -114,10 +114,10 @@ def test_a_recycled_process_number_is_never_killed(cloud):
 def test_processes_that_left_the_session_end_with_their_machine(cloud):
     daemon = "import os, time; os.fork() or (os.setsid(), time.sleep(600)); time.sleep(600)"
     [vm] = create(cloud, ["a"], argv=[sys.executable, "-c", daemon])
-    wait_until(lambda: len(local._processes({vm.id})) == 2)
-    processes = local._processes({vm.id})
+    wait_until(lambda: len(local_records.processes({vm.id})) == 2)
+    processes = local_records.processes({vm.id})
     asyncio.run(cloud.delete([vm]))
-    assert not any(local._runs(process) for process in processes)
+    assert not any(local_records.runs(process) for process in processes)
 
 
 def test_a_process_that_ignores_sigterm_ends_too(cloud):
@@ -137,20 +137,20 @@ def test_a_machine_without_a_record_does_nothing(cloud):
     command = [sys.executable, "-I", "-S", machine.__file__, str(cloud.root), str(gone)]
     done = subprocess.run(command, capture_output=True, timeout=10)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert not local._processes({str(gone)})
+    assert not local_records.processes({str(gone)})
 
 
 def test_a_machine_that_never_registered_is_pending_and_then_ended(cloud, monkeypatch):
     cloud.root.mkdir(parents=True)
     cloud._prepare(cloud._claim("c", "a"), "a", request(["a"]).body)  # the launcher was killed right here
     assert [vm.state for vm in asyncio.run(cloud.list())] == ["pending"]
-    monkeypatch.setattr(local, "BOOT", 0.0)
+    monkeypatch.setattr(local_records, "BOOT", 0.0)
     assert [vm.state for vm in asyncio.run(cloud.list())] == ["ended"]
 
 
 def test_a_removal_that_was_killed_can_be_done_again(cloud):
     [vm] = create(cloud, ["a"])
-    local._stop(Path(vm.id), local._record(Path(vm.id)))  # and here the launcher is killed
+    local_records.stop(Path(vm.id), local_records.record_of(Path(vm.id)))  # and here the launcher is killed
     assert [vm.name for vm in asyncio.run(cloud.list())] == ["a"]
     asyncio.run(cloud.delete(asyncio.run(cloud.list())))
     (cloud.root / "c" / "b-scheduler").mkdir(parents=True)  # or here, before there was a record

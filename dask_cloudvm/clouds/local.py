@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dask_cloudvm import bootstrap, tls
-from dask_cloudvm.clouds import machine
-from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM, Checks, Facts, Part, Parts, Requests, VMs, checks
+from dask_cloudvm.clouds import local_records, machine
+from dask_cloudvm.clouds.base import VM, Checks, Facts, Part, Parts, Requests, VMs, checks
 from dask_cloudvm.clouds.local_address import address_of, free_port
 from dask_cloudvm.errors import CloudError, NameTaken, StateError
 from dask_cloudvm.plan import Machine, Request
 from dask_cloudvm.threads import in_thread
 
-GRACE = 0.5  # seconds from SIGTERM to SIGKILL: a scheduler tells its clients in 0.2, workers need over 4 without it
-KILLED = 30.0  # seconds for a process to end after SIGKILL
 START = 60.0  # seconds for a machine's process to run its command
-BOOT = 30.0  # seconds after which a machine that never registered its process counts as ended
 TAIL = 64 << 10  # bytes of a log that console() returns
 LOG = "console.log"
 
@@ -45,7 +39,7 @@ class LocalFacts(Facts):
 class Local:
     """The local cloud for one set of options; see :class:`dask_cloudvm.clouds.base.Cloud` for each method."""
 
-    name: ClassVar[str] = "local"
+    name: ClassVar[str] = local_records.NAME
     user_data_limit: ClassVar[int] = 1 << 20
     place: ClassVar[str] = ""
 
@@ -121,17 +115,17 @@ class Local:
                     self._prepare(folders[-1], name, request.body)
             starts = [(folder, self._boot(folder)) for folder in folders]
         except FileExistsError:
-            _remove(folders)
+            local_records.remove(folders)
             raise NameTaken(name=cluster) from None
         except OSError as error:
-            _remove(folders)
+            local_records.remove(folders)
             raise StateError.of("start machines", self.root, error) from None
         failed = [folder for folder, start in starts if not _has_started(start)]
         if failed:
             what = _tail(failed[0] / LOG).strip() or f"its process did not run within {START:g} seconds"
-            _remove(folders)
+            local_records.remove(folders)
             raise CloudError(doing="start a machine", what=what, hint="change worker_command or worker_module")
-        return [_read(folder) for folder in folders]
+        return [local_records.read(folder) for folder in folders]
 
     def _claim(self, cluster: str, name: str) -> Path:
         """A new folder for a machine. Raises FileExistsError where there is one of this name."""
@@ -178,7 +172,7 @@ class Local:
             return []
         except OSError as error:
             raise StateError.of("list machines", self.root, error) from None
-        return [_read(folder) for folder in folders]
+        return [local_records.read(folder) for folder in folders]
 
     async def locate(self, vm: VM) -> VM:
         return vm
@@ -190,7 +184,7 @@ class Local:
         if not vms:
             return
         try:
-            _remove([Path(vm.id) for vm in vms], {Path(vm.id): vm.created for vm in vms})
+            local_records.remove([Path(vm.id) for vm in vms], {Path(vm.id): vm.created for vm in vms})
         except OSError as error:
             raise StateError.of("remove machines", self.root, error) from None
 
@@ -231,119 +225,6 @@ def _has_started(start: subprocess.Popen[bytes]) -> bool:
         start.kill()
         start.wait()
         return False
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """The record of a machine; for a folder without a whole one, made or removed by half, what its path tells."""
-    try:
-        record: dict[str, Any] = json.loads((folder / machine.RECORD).read_text("utf-8"))
-        if {"name", "tags", "created", "protocol", "port", "host"} <= set(record):
-            return record
-    except (OSError, ValueError, TypeError):
-        pass
-    role = "scheduler" if folder.name.endswith("-scheduler") else "worker"
-    tags = {"cluster": folder.parent.name, "role": role, "options": ""}
-    return {"name": folder.name, "tags": tags, "created": 0.0, "protocol": "tls", "port": None, "host": "127.0.0.1"}
-
-
-def _read(folder: Path) -> VM:
-    record = _record(folder)
-    tags = record["tags"]
-    return VM(
-        id=str(folder),
-        name=record["name"],
-        cluster=tags["cluster"],
-        role=tags["role"],
-        state=_state(record),
-        cloud=Local.name,
-        private_ip=record["host"],
-        protocol=record["protocol"],
-        port=record["port"],
-        options_digest=tags["options"],
-        created=record["created"],
-    )
-
-
-def _state(record: Mapping[str, Any]) -> str:
-    if "pid" not in record:
-        return PENDING if "removed" not in record and time.time() - record["created"] < BOOT else ENDED
-    return RUNNING if _is_same(record) else ENDED
-
-
-def _is_same(record: Mapping[str, Any]) -> bool:
-    return bool(record["started"]) and machine.started(record["pid"]) == record["started"]
-
-
-def _remove(folders: Iterable[Path], created: Mapping[Path, float] | None = None) -> None:
-    """Ends the machines' processes and removes their folders; returns when both are gone.
-
-    Until then the folders are listed, so that what is interrupted here can be done again. With ``created``, a folder
-    that belongs to a later machine of the same name is left alone.
-    """
-    known = []
-    for folder in folders:
-        if folder.is_dir():
-            with machine.lock(str(folder.parent.parent)):  # one that just starts registers before this, or not at all
-                record = _record(folder)
-                if created is None or record["created"] in (0.0, created.get(folder)):
-                    known.append(folder)
-                    _stop(folder, record)
-    _end_processes({str(folder) for folder in known})
-    for folder in known:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # the last machine of its cluster takes the cluster's folder with it
-            folder.parent.rmdir()
-
-
-def _stop(folder: Path, record: Mapping[str, Any]) -> None:
-    if record["created"]:
-        with suppress(OSError):  # such as a full disk, which must not keep anybody from removing machines
-            machine.write(str(folder / machine.RECORD), {**record, "removed": True})
-    if "pid" in record and _is_same(record):
-        with suppress(ProcessLookupError):
-            os.kill(record["pid"], signal.SIGTERM)
-
-
-def _end_processes(folders: set[str]) -> None:
-    """Waits a little for the machines' processes to end by themselves, and kills those that do not."""
-    import psutil
-
-    left = _outlive(_processes(folders), GRACE)
-    while left or (left := _processes(folders)):  # again, for what they may have started meanwhile
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        if left := _outlive(left, KILLED):
-            what = f"process {left[0].pid} does not end even when killed"
-            raise CloudError(doing="remove machines", what=what, hint="see what it waits for, and run the same again")
-
-
-def _outlive(processes: Sequence[Any], seconds: float) -> Sequence[Any]:
-    """Those of ``processes`` that still run after ``seconds``; returns as soon as there is none."""
-    deadline = time.monotonic() + seconds
-    while (processes := [p for p in processes if _runs(p)]) and time.monotonic() < deadline:
-        time.sleep(0.01)  # nothing tells of the end of a process that is not a child
-    return processes
-
-
-def _runs(process: Any) -> bool:
-    import psutil
-
-    with suppress(psutil.Error):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def _processes(folders: set[str]) -> list[Any]:
-    """Every process of these machines, by the mark in its environment: also those that left their session."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get(machine.MARK) in folders and _runs(process):
-                found.append(process)
-    return found
 
 
 def _tail(path: Path) -> str:
