@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +47,8 @@ class EC2:
         self._groups: dict[str, str] = {}  # what stands for the id of a group made by this object -> its id
         self._fresh: dict[str, tuple[float, VM]] = {}  # made by this object a moment ago
         self._seen: set[str] = set()  # those of them that AWS has shown since
+        self._clusters: set[str] = set()  # names of which this object has made or found machines
+        self.unseen: dict[str, CloudError] = {}  # regions that could not be looked at the last time, and why
         self._room, self._room_at = float(wire.MOST), time.monotonic()  # of AWS's limit of instances at once
 
     @staticmethod
@@ -124,6 +127,7 @@ class EC2:
         self._room_at = time.monotonic()  # AWS counted somewhere between the call and its answer
         vms = [replace(vm, state=PENDING) for i in answer["Instances"] if (vm := wire.machine_of(i))]
         self._fresh |= {vm.id: (time.monotonic(), vm) for vm in vms}
+        self._clusters |= {vm.cluster for vm in vms}
         return vms
 
     async def _pace(self, count: int) -> None:
@@ -200,18 +204,28 @@ class EC2:
     async def list(self, cluster: str | None = None) -> VMs:
         own = {"Name": "tag-key", "Values": [f"{TAG}cluster"]}
         filters = [own] if cluster is None else [{"Name": f"tag:{TAG}cluster", "Values": [cluster]}]
-        others = [self._instances(session, filters) for session in await self.sessions.elsewhere()]
-        here, *there = await asyncio.gather(
-            self._instances(self.sessions.main, filters), *others, return_exceptions=bool(others)
-        )
-        if isinstance(here, BaseException):
-            raise here
-        instances = [*here, *(i for found in there if not isinstance(found, BaseException) for i in found)]
+        found, failures = await self.sessions.ask(lambda session: self._instances(session, filters))
+        instances = [instance for of_region in found for instance in of_region]
         self._seen |= {instance["InstanceId"] for instance in instances} & set(self._fresh)
         self._fresh = {id: (at, vm) for id, (at, vm) in self._fresh.items() if time.monotonic() - at < LAG}
         new = [vm for id, (_, vm) in self._fresh.items() if id not in self._seen and cluster in (None, vm.cluster)]
         alive = [i for i in instances if i["State"]["Name"] not in ("shutting-down", "terminated")]
-        return [vm for i in alive if (vm := wire.machine_of(i))] + new
+        vms = [vm for i in alive if (vm := wire.machine_of(i))] + new
+        await self._tell(failures, cluster, bool(vms))
+        self._clusters |= {vm.cluster for vm in vms}
+        return vms
+
+    async def _tell(self, failures: Mapping[str, CloudError], cluster: str | None, found: bool) -> None:
+        """A cluster may be in a region that did not answer, unless that is closed to this user, who then has none."""
+        closed = () if self.sessions.wide else ec2_errors.CLOSED
+        main = await self.sessions.main.region() if failures else ""
+        self.unseen = {r: e for r, e in failures.items() if r == main or ec2_errors.code(e) not in closed}
+        if cluster in self._clusters:
+            return
+        for error in self.unseen.values():
+            if cluster is not None and not found:
+                raise error
+            warnings.warn(str(error), stacklevel=2)
 
     async def _instances(self, session: Session, filters: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
         found = await session.pages(

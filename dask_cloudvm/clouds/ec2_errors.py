@@ -28,6 +28,8 @@ CAPACITY = {
 QUOTA = {"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"}
 THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"}
 DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "UnauthorizedAccess"}
+# The region is not for this user: it is not enabled, or a policy of the organization closes it.
+CLOSED = DENIED | {"AuthFailure", "OptInRequired", "InvalidClientTokenId", "UnrecognizedClientException"}
 EXPIRED = {"RequestExpired", "ExpiredToken", "ExpiredTokenException"}
 
 _LOG_IN = "log in again (aws sso login, aws configure), or renew AWS_SESSION_TOKEN"
@@ -88,6 +90,11 @@ _PERMISSION = re.compile(r"\b[a-z0-9-]+:[A-Z][A-Za-z]+\b")
 def code(error: BaseException) -> str:
     """AWS's code of a translated error, ``""`` for other errors."""
     return str(error.facts.get("code", "")) if isinstance(error, CloudVMError) else ""
+
+
+def of_region(error: CloudError, region: str) -> CloudError:
+    """The same, where several regions were asked."""
+    return CloudError(**{**error.facts, "doing": f"{error.facts['doing']} in {region}"})
 
 
 def unknown_instances(error: BaseException) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dask_cloudvm import places
 from dask_cloudvm._version import __version__
@@ -14,6 +16,7 @@ from dask_cloudvm.clouds import ec2_errors
 from dask_cloudvm.errors import CloudError
 from dask_cloudvm.threads import in_thread
 
+T = TypeVar("T")
 ATTEMPTS = 6  # of one call that is throttled or fails in transit; 15 s of pauses in all, on average
 CONNECT, READ = 5.0, 60.0  # seconds to wait for a connection, and for an answer, before the call is made again
 CONNECTIONS = 10
@@ -126,22 +129,40 @@ class Sessions:
         self.main = Session(region)
         self._chosen = region is not None
         self._others: dict[str, Session] = {}
-        self._wide = False
+        self.wide = False
 
     async def widen(self) -> None:
         """All regions of the account are looked in from now on, whatever is chosen or was used before."""
         answer = await self.main.call("ec2", "describe_regions", "list regions")
-        main, self._wide = await self.main.region(), True
+        main, self.wide = await self.main.region(), True
         self._others = {name: self._of(name) for r in answer["Regions"] if (name := r["RegionName"]) != main}
 
     async def elsewhere(self) -> list[Session]:
         """Sessions of the other regions to look in: a cluster can then be found without its profile."""
-        if self._wide:
+        if self.wide:
             return list(self._others.values())
         if self._chosen:
             return []
         main = await self.main.region()
         return [self._of(region) for region in await in_thread(places.known, "ec2", "region") if region != main]
+
+    async def ask(self, question: Callable[[Session], Awaitable[T]]) -> tuple[list[T], dict[str, CloudError]]:
+        """The answers of all regions to look in, and why others gave none. Raises CloudError where there is none."""
+        asked = [self.main, *await self.elsewhere()]
+        answers = await asyncio.gather(*map(question, asked), return_exceptions=True)
+        found: list[T] = []
+        failures: dict[str, CloudError] = {}
+        for session, answer in zip(asked, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                found.append(answer)
+            elif isinstance(answer, CloudError) and len(asked) > 1:
+                region = await session.region()
+                failures[region] = ec2_errors.of_region(answer, region)
+            else:
+                raise answer
+        if not found:
+            raise next(iter(failures.values()))
+        return found, failures
 
     async def of(self, zone: str | None) -> Session:
         """The session for a machine in ``zone``."""

@@ -85,13 +85,14 @@ class Bucket:
 
 @dataclass
 class Fault:
-    """Answers to come: ``times`` refusals of one action."""
+    """Answers to come: ``times`` refusals of one action, in one region or any."""
 
     action: str
     code: str
     message: str
     times: int = 1
     status: int = 400
+    region: str = ""
 
 
 @dataclass
@@ -218,7 +219,7 @@ class Fake:
     ) -> tuple[str, list[Any], bytes]:
         self.calls.append((action, parameters))
         for fault in self.faults:
-            if fault.action == action and fault.times > 0:
+            if fault.action == action and fault.times > 0 and fault.region in ("", self._region):
                 fault.times -= 1
                 raise Refused(fault.code, fault.message, fault.status)
         if service == "ec2":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import gzip
 import json
 
@@ -13,9 +14,9 @@ from ec2_boot import files
 from ec2_fake import IMAGES, Fault
 from suite import CLUSTER, alive, run, subject, workers
 
-from dask_cloudvm import leftovers, tls
+from dask_cloudvm import api, leftovers, tls
 from dask_cloudvm import plan as planning
-from dask_cloudvm.clouds import ec2, ec2_facts, names
+from dask_cloudvm.clouds import ec2, ec2_facts, ec2_session, names
 from dask_cloudvm.errors import CloudError, CloudVMError
 
 SCHEDULER = planning.scheduler_name(CLUSTER)
@@ -468,7 +469,6 @@ def test_a_machine_that_ended_by_itself_is_not_remembered(aws):
 def test_machines_that_aws_no_longer_knows_are_gone(aws):
     it = subject("ec2")
     made = run(it.cluster(1))
-    import dataclasses
 
     strangers = [dataclasses.replace(made[0], id=f"i-{i:017x}") for i in range(2)]
     run(it.cloud.delete([*strangers, made[1]]))
@@ -502,21 +502,57 @@ def test_a_cluster_in_another_region_is_found_without_its_profile(aws):
     assert run(subject("ec2", region="us-east-1").cloud.list(CLUSTER)) == []
 
 
+def broken(region, code="InternalError", action="DescribeInstances", status=400):
+    """A region that refuses; 400, so that boto3 does not try again and again."""
+    return Fault(action, code, "An error has occurred", times=99, status=status, region=region)
+
+
 def test_a_region_that_does_not_answer_hides_no_other(aws):
     run(subject("ec2", region="us-west-2").cluster(1))
     scheduler(region="us-east-1")
-    cloud = subject("ec2").cloud
+    for region, machines in (("us-west-2", 1), ("us-east-1", 2)):
+        aws.faults = [broken(region)]
+        for name in (None, CLUSTER):
+            with pytest.warns(UserWarning, match=f"list machines in {region}"):
+                assert len(run(subject("ec2").cloud.list(name))) == machines
+    aws.faults = [broken("us-west-2"), broken("us-east-1")]
+    with pytest.raises(CloudError, match="list machines in us-"):
+        run(subject("ec2").cloud.list())
 
-    async def check():
-        [elsewhere] = await cloud.sessions.elsewhere()
 
-        async def fail(*args, **kwargs):
-            raise CloudError(doing="list", what="no answer", hint="wait")
+def test_a_cluster_that_may_be_in_a_region_that_does_not_answer_is_not_denied(aws, monkeypatch, recwarn):
+    monkeypatch.setattr(ec2_session, "ATTEMPTS", 1)
+    run(subject("ec2", region="us-west-2").cluster(1))
+    for code, status in (("InternalError", 500), ("RequestLimitExceeded", 503), ("ExpiredToken", 400)):
+        aws.faults = [broken("us-west-2", code, status=status)]
+        with pytest.raises(CloudError, match="list machines in us-west-2"):
+            run(subject("ec2").cloud.list(CLUSTER))
+        with pytest.raises(CloudError, match="list machines in us-west-2"):
+            run(api.remove([CLUSTER], "ec2"))
+    aws.faults = []
+    assert run(api.remove([CLUSTER], "ec2")) and not recwarn.list
 
-        elsewhere.pages = fail
-        return await cloud.list(CLUSTER)
 
-    assert len(run(check())) == 1
+def test_a_region_that_is_closed_to_the_user_has_no_clusters(aws, recwarn):
+    run(subject("ec2", region="us-west-2").cluster(1))
+    for code in ("UnauthorizedOperation", "AuthFailure", "OptInRequired"):
+        aws.faults = [broken("us-west-2", code)]
+        for name in (None, CLUSTER):
+            assert run(subject("ec2").cloud.list(name)) == []
+        aws.faults = [broken("us-east-1", code)]  # but the one that is asked first should not be
+        with pytest.raises(CloudError, match="list machines in us-east-1"):
+            run(subject("ec2").cloud.list("another"))
+    assert not recwarn.list
+
+
+def test_a_launcher_that_knows_its_cluster_minds_no_other_region(aws, recwarn):
+    run(subject("ec2", region="us-west-2").cluster(1))
+    it = subject("ec2")
+    made = run(it.create("scheduler", [SCHEDULER]))
+    aws.faults = [broken("us-west-2")]
+    assert [vm.id for vm in run(it.cloud.list(CLUSTER))] == [made[0].id]
+    run(it.cloud.delete(made))
+    assert run(it.cloud.list(CLUSTER)) == [] and not recwarn.list
 
 
 def test_the_console_of_a_machine(aws):
