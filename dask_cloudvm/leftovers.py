@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dask_cloudvm.api import ask, by_cluster
 from dask_cloudvm.clouds.base import VM, Cloud, Part
+from dask_cloudvm.errors import CloudError
 
 GRACE = 900.0  # seconds: what is younger may belong to a cluster that another launcher is just making
 
@@ -20,16 +22,41 @@ class Leftover:
     why: str
 
 
-async def find(cloud: str | None, network: bool) -> dict[Cloud, list[Leftover]]:
-    """What could be removed, on one cloud or all that can be asked, in every region. Only what is tagged as ours."""
-    return dict(await ask(cloud, lambda each: _on(each, network)))
+class Found(dict[Cloud, list[Leftover]]):
+    """What is left over on each cloud that could be asked."""
+
+    complete = True  # whether all clouds and regions could be looked at
 
 
-async def _on(cloud: Cloud, network: bool) -> list[Leftover]:
+async def find(cloud: str | None, network: bool) -> Found:
+    """What could be removed, on one cloud or all that can be asked, in every region. Only what is tagged as ours.
+
+    Warns about each cloud, region or kind of thing that cannot be looked at.
+    """
+    asked = []
+
+    async def look(each: Cloud) -> tuple[list[Leftover], bool]:
+        asked.append(each)
+        return await _on(each, network)
+
+    answers = await ask(cloud, look)
+    found = Found({each: them for each, (them, _) in answers})
+    found.complete = len(answers) == len(asked) and all(complete for _, (_, complete) in answers)
+    return found
+
+
+async def _on(cloud: Cloud, network: bool) -> tuple[list[Leftover], bool]:
+    """What is left over on one cloud, and whether all of it could be looked at."""
     await cloud.widen()
     now = time.time()
     found = machines(await cloud.list(), now)
-    return [*found, *(unused(await cloud.parts(), now) if network else ())]
+    if network:
+        try:
+            found += unused(await cloud.parts(), now)
+        except CloudError as error:  # machines cost money, shared parts do not: they are worth having alone
+            warnings.warn(str(error), stacklevel=2)
+            return found, False
+    return found, not getattr(cloud, "unseen", ())  # only EC2 asks region by region
 
 
 def machines(vms: Sequence[VM], now: float) -> list[Leftover]:

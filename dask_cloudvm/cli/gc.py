@@ -22,30 +22,34 @@ def command(network: bool, yes: bool, cloud: str | None, fmt: str) -> None:
 
     Those are machines of clusters without a scheduler, machines that have ended, and with --network security groups,
     firewall rules and the like that were made for clusters and that no machine uses. Nothing that is younger than 15
-    minutes, and nothing that was not made by dask-cloudvm.
+    minutes, and nothing that was not made by dask-cloudvm. Where a cloud or region cannot be looked at, a warning says
+    so, and the exit code is 1.
     """
-    asyncio.run(interruptible(_gc(network, yes, cloud, fmt)))
+    if not asyncio.run(interruptible(_gc(network, yes, cloud, fmt))):
+        raise click.exceptions.Exit(1)
 
 
-async def _gc(network: bool, yes: bool, cloud: str | None, fmt: str) -> None:
+async def _gc(network: bool, yes: bool, cloud: str | None, fmt: str) -> bool:
+    """Whether everything could be looked at."""
     found = await leftovers.find(cloud, network)
     kept = [each for home, them in found.items() if yes for each in await leftovers.remove(home, them)]
     rows = [{**_row(each), "removed": yes and each not in kept} for them in found.values() for each in them]
     if fmt == JSON:
         emit(rows, fmt)
-        return
+        return found.complete
     if rows:
         columns = ("name", "cloud", "place", "what", "why")
         table([[row[column] or "-" for column in columns] for row in rows], columns)
     removed = sum(row["removed"] for row in rows)
     if kept:
         click.echo(f"{', '.join(each.it.name for each in kept)}: in use after all", err=True)
-    click.echo(_summary(len(rows), removed, yes), err=True)
+    click.echo(_summary(len(rows), removed, yes, found.complete), err=True)
+    return found.complete
 
 
-def _summary(found: int, removed: int, yes: bool) -> str:
+def _summary(found: int, removed: int, yes: bool, complete: bool) -> str:
     if not found:
-        return "nothing is left over"
+        return f"nothing is left over{'' if complete else ' where could be looked'}"
     return f"removed {removed} of {found}" if yes else "nothing was removed; run it again with --yes"
 
 

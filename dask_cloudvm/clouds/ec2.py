@@ -275,8 +275,10 @@ class EC2:
         await self.sessions.widen()
 
     async def parts(self) -> Parts:
-        everywhere = [self.sessions.main, *await self.sessions.elsewhere()]
-        found = await asyncio.gather(*map(ec2_leftovers.parts, everywhere))
+        found, failures = await self.sessions.ask(ec2_leftovers.parts)
+        for region in failures.keys() - self.unseen:
+            warnings.warn(str(failures[region]), stacklevel=2)
+        self.unseen |= failures
         return [part for of_region in found for part in of_region]
 
     async def remove(self, part: Part) -> bool:

@@ -10,12 +10,14 @@ import json
 
 import pytest
 import suite
+from click.testing import CliRunner
 from ec2_boot import files
 from ec2_fake import IMAGES, Fault
 from suite import CLUSTER, alive, run, subject, workers
 
 from dask_cloudvm import api, leftovers, tls
 from dask_cloudvm import plan as planning
+from dask_cloudvm.cli import gc as verb
 from dask_cloudvm.clouds import ec2, ec2_facts, ec2_session, names
 from dask_cloudvm.errors import CloudError, CloudVMError
 
@@ -624,3 +626,42 @@ def test_leftovers_are_found_in_every_region_and_strangers_are_left_alone(aws, m
     [(cloud, [left])] = run(leftovers.find("ec2", network=True)).items()
     assert not run(leftovers.remove(cloud, [left]))
     assert client().describe_security_groups(GroupIds=[stranger["GroupId"]])["SecurityGroups"]
+
+
+def gc(*arguments):
+    done = CliRunner().invoke(verb.command, ["--cloud", "ec2", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("action", ["DescribeInstances", "DescribeSecurityGroups", "DescribeNetworkInterfaces"])
+def test_gc_shows_what_it_finds_beside_a_region_that_it_may_not_look_at(aws, monkeypatch, action):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    for region in ("us-east-1", "us-west-2"):
+        it = subject("ec2", region=region)
+        run(it.cloud.delete(run(it.cluster(1))))
+    aws.faults = [broken("us-west-2", "UnauthorizedOperation", action, 403)]
+    with pytest.warns(UserWarning, match=" in us-west-2: ") as warned:
+        code, output = gc("--network")
+    assert code == 1 and "security group" in output and "us-east-1" in output and len(warned) == 1
+    aws.faults = []
+    assert gc("--network", "--yes")[0] == 0
+    assert gc("--network") == (0, "nothing is left over\n")
+
+
+def test_gc_says_what_it_could_not_look_at(aws):
+    aws.faults = [broken("us-west-2", "UnauthorizedOperation", status=403)]
+    with pytest.warns(UserWarning, match="list machines in us-west-2"):
+        assert gc() == (1, "nothing is left over where could be looked\n")
+    with pytest.warns(UserWarning, match="list machines in us-west-2"):
+        assert gc("-o", "json") == (1, "[]\n")
+
+
+def test_gc_shows_machines_also_where_it_may_not_look_for_groups(aws, monkeypatch):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    it = subject("ec2")
+    run(it.cloud.delete(run(it.cluster(1))[:1]))
+    aws.faults = [broken("", "UnauthorizedOperation", "DescribeSecurityGroups", 403)]
+    with pytest.warns(UserWarning, match="look for security groups in us-"):
+        code, output = gc("--network")
+    assert code == 1 and workers(1)[0] in output

@@ -45,6 +45,7 @@ async def whole_life():
     await it.cloud.widen()
     for part in await it.cloud.parts():
         assert await it.cloud.remove(part)
+    assert not it.cloud.unseen, it.cloud.unseen
 
 
 def policies():
