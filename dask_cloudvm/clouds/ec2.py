@@ -151,9 +151,9 @@ class EC2:
 
     async def _make_group(self, body: Mapping[str, Any]) -> VMs:
         """Idempotent: where another launcher was faster, its group is taken."""
-        reference = f"<id of {body['GroupName']}>"
+        reference, sent = f"<id of {body['GroupName']}>", ec2_leftovers.dated(body)
         try:
-            answer = await self.session.call("ec2", "create_security_group", "make the security group", **body)
+            answer = await self.session.call("ec2", "create_security_group", "make the security group", **sent)
             self._groups[reference] = answer["GroupId"]
         except CloudError as error:
             if ec2_errors.code(error) != "InvalidGroup.Duplicate":

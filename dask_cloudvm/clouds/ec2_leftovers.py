@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from dask_cloudvm.clouds import ec2_errors
@@ -12,6 +14,19 @@ from dask_cloudvm.errors import CloudError
 
 LOOK = "look for security groups"
 MOST = 200  # values of one filter
+MADE = f"{TAG}made"  # seconds since 1970: AWS does not tell the age of a security group
+
+
+def dated(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The call that makes a group, with the time at which it is made."""
+    now = {"Key": MADE, "Value": str(int(time.time()))}
+    return {**body, "TagSpecifications": [{**s, "Tags": [*s["Tags"], now]} for s in body["TagSpecifications"]]}
+
+
+def _made(group: Mapping[str, Any]) -> float:
+    """0 for a group of an earlier release, or whose tag somebody has changed."""
+    found = next((tag["Value"] for tag in group["Tags"] if tag["Key"] == MADE), "")
+    return float(found) if found.isdecimal() else 0.0
 
 
 async def parts(session: Session) -> Parts:
@@ -25,8 +40,9 @@ async def parts(session: Session) -> Parts:
         used |= {group["GroupId"] for nic in nics for group in nic["Groups"]}
     region = await session.region()
     return [
-        Part("security group", group["GroupId"], group["GroupName"], "ec2", region, group["GroupId"] in used)
+        Part("security group", id, group["GroupName"], "ec2", region, id in used, _made(group))
         for group in groups
+        if (id := group["GroupId"])
     ]
 
 

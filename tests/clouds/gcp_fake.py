@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ GPUS = {"nvidia-tesla-t4": ("us-east1-c", "us-east1-d"), "nvidia-tesla-v100": ("
 DISKS = ("pd-standard", "pd-balanced", "pd-ssd", "hyperdisk-balanced")
 LABEL_KEY, LABEL_VALUE = re.compile(r"[^\W\d_A-Z][\w-]{0,62}"), re.compile(r"[\w-]{0,63}")
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-CREATED = "2026-11-21T04:12:54.123-08:00"
+PACIFIC = timezone(timedelta(hours=-8))  # as Google gives times
 
 
 class Refused(Exception):
@@ -504,7 +505,7 @@ class Fake:
             raise _unknown(project, "global/networks", name)
         operation = self._operation("insert", p)
         if "error" not in operation:
-            self.firewalls[key] = {**body, "creationTimestamp": CREATED}
+            self.firewalls[key] = {**body, "creationTimestamp": _now()}
         return operation
 
     def _on_firewalls_delete(self, p: Mapping[str, str], body: Any) -> Any:
@@ -690,7 +691,7 @@ class Fake:
             interface["accessConfigs"] = [{**a, "natIP": outside} for a in interface["accessConfigs"]]
         self.instances[id] = {
             "kind": "compute#instance", "id": id, "name": name, "zone": f"{base}/zones/{zone}", "status": "STAGING",
-            "creationTimestamp": CREATED, "machineType": properties["machineType"],
+            "creationTimestamp": _now(), "machineType": properties["machineType"],
             "labels": properties.get("labels", {}), "tags": properties.get("tags", {}),
             "metadata": properties.get("metadata", {}), "networkInterfaces": [interface],
             "scheduling": properties["scheduling"], "serviceAccounts": properties.get("serviceAccounts", []),
@@ -808,6 +809,10 @@ def user_data(body: Any) -> str:
     items = {i["key"]: i["value"] for i in body["instanceProperties"]["metadata"]["items"]}
     assert items["user-data-encoding"] == "base64"
     return gzip.decompress(base64.b64decode(items["user-data"])).decode()
+
+
+def _now() -> str:
+    return datetime.now(PACIFIC).isoformat(timespec="milliseconds")
 
 
 def _unknown(project: str, kind: str, name: str) -> Refused:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from dask_cloudvm.options import Options
 from dask_cloudvm.plan import Request
 
 CLUSTER, TOKEN = "suite", "3fa9c1"
+GRACE = leftovers.GRACE
 
 
 @dataclass
@@ -201,10 +206,25 @@ class Leftovers(Suite):
         assert alive(run(it.cloud.list(CLUSTER))) == set() and not self.found()
 
     def test_what_is_young_stays(self, it: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-        made = run(it.cluster(1))
-        run(it.cloud.delete(made[:1]))
-        monkeypatch.setattr(leftovers, "GRACE", float("inf"))
+        monkeypatch.setattr(leftovers, "GRACE", GRACE)
+        if self.name == "azure":  # its fake has one time for everything
+            now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+            monkeypatch.setattr(sys.modules["azure_fake"], "CREATED", now)
+        [scheduler, worker] = run(it.cluster(1))
+        run(it.cloud.delete([scheduler]))
         assert self.found(network=True) == set()
+        assert self.later(monkeypatch) >= {worker.name}
+        run(it.cloud.delete([worker]))
+        parts = run(it.cloud.parts())
+        assert not {part.name for part in parts} & self.found(network=True)
+        assert self.later(monkeypatch) >= {part.name for part in parts}
+
+    def later(self, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+        """What is left over 20 minutes from now."""
+        clock = SimpleNamespace(time=lambda: time.time() + 1200)
+        with monkeypatch.context() as patch:
+            patch.setattr(leftovers, "time", clock)
+            return self.found(network=True)
 
     def test_shared_parts_go_when_nobody_uses_them_and_are_made_again(
         self, it: Subject, recreate: Callable[[], Subject]

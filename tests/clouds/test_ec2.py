@@ -7,6 +7,7 @@ import base64
 import dataclasses
 import gzip
 import json
+import time
 
 import pytest
 import suite
@@ -665,3 +666,17 @@ def test_gc_shows_machines_also_where_it_may_not_look_for_groups(aws, monkeypatc
     with pytest.warns(UserWarning, match="look for security groups in us-"):
         code, output = gc("--network")
     assert code == 1 and workers(1)[0] in output
+
+
+def test_a_group_without_its_time_is_an_old_one(aws):
+    it = subject("ec2")
+    run(it.cloud.delete([scheduler()]))
+    [part] = run(it.cloud.parts())
+    assert time.time() - part.created < 60 and not part.used
+    for value in ("soon", ""):
+        client().create_tags(Resources=[part.id], Tags=[{"Key": "dask-cloudvm:made", "Value": value}])
+        assert run(it.cloud.parts())[0].created == 0
+    client().delete_tags(Resources=[part.id], Tags=[{"Key": "dask-cloudvm:made"}])
+    assert run(it.cloud.parts())[0].created == 0
+    assert part.name in gc("--network")[1]
+    assert "dask-cloudvm:made" not in str([r.body for r in it.wanted(it.cloud.offline(), "scheduler", [SCHEDULER])])
