@@ -21,6 +21,7 @@ from dask_cloudvm.errors import CloudError
 
 PREFIX = "dask-cloudvm-"
 WHY = "look up the network"
+LOOK = "look for firewall rules"
 OURS = "Dask clusters made by dask-cloudvm; shared by those with the same firewall setting"
 _URL = re.compile(r"^https?://[^/]+/(?:compute/[^/]+/)?(?=projects/)")
 
@@ -182,14 +183,15 @@ async def parts(session: Session) -> Parts:
     """The rules that this package has made in the session's project; rules have no labels, but a description."""
     project = await session.project()
     fields = "items(name,description,targetTags,creationTimestamp),nextPageToken"
-    doing = "look for firewall rules"
-    found = await session.pages("firewalls.list", "items", doing, fields=fields)
+    found = await session.pages("firewalls.list", "items", LOOK, fields=fields)
     ours = [rule for rule in found if rule["name"].startswith(PREFIX) and rule.get("description") == OURS]
     if not ours:
         return []
     fields = "items/*/instances(tags/items),nextPageToken"
-    machines = await session.pages("instances.aggregatedList", "instances", doing, fields=fields)
-    used = {tag for machine in machines for tag in machine.get("tags", {}).get("items", ())}
+    used = set()
+    for each in [project, *await _service_projects(session)]:
+        machines = await session.pages("instances.aggregatedList", "instances", LOOK, project=each, fields=fields)
+        used |= {tag for machine in machines for tag in machine.get("tags", {}).get("items", ())}
     return [
         Part(
             kind="firewall rule",
@@ -202,6 +204,17 @@ async def parts(session: Session) -> Parts:
         )
         for rule in ours
     ]
+
+
+async def _service_projects(session: Session) -> list[str]:
+    """Whose machines are in this project's networks, too: https://cloud.google.com/vpc/docs/shared-vpc
+
+    Raises CloudError where that cannot be seen, since any rule may then be in use.
+    """
+    role = await session.call("projects.get", LOOK, fields="xpnProjectStatus")
+    if role.get("xpnProjectStatus") != "HOST":
+        return []
+    return [each["id"] for each in await session.pages("projects.getXpnResources", "resources", LOOK)]
 
 
 async def remove(part: Part, session: Session, limit: float) -> bool:

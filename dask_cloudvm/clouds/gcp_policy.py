@@ -1,7 +1,8 @@
 """The permissions that are needed, as custom roles: what ``gcloud iam roles create --file`` takes. Pure.
 
 https://cloud.google.com/compute/docs/reference/rest/v1 lists those of each call; ``account`` is to be granted on the
-machines' service account, ``machines`` to it, and the others to whoever starts clusters, on the project.
+machines' service account, ``machines`` to it, and the others to whoever starts clusters, on the project. To find the
+rules that a shared VPC does not need any more, ``ongoing`` is needed on its host and on all its service projects.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LOOKS = (
     "compute.machineTypes.get",
     "compute.machineTypes.list",
     "compute.networks.get",
-    "compute.projects.get",
+    "compute.projects.get",  # and to list the service projects of a shared VPC
     "compute.regionOperations.get",
     "compute.regions.get",
     "compute.subnetworks.get",

@@ -53,6 +53,7 @@ METHODS = {
     "manager.testIamPermissions": ("POST", "projects/{project}:testIamPermissions"),
     "networks.get": ("GET", _P + "global/networks/{network}"),
     "projects.get": ("GET", "projects/{project}"),
+    "projects.getXpnResources": ("GET", _P + "getXpnResources"),
     "regionInstances.bulkInsert": ("POST", _R + "instances/bulkInsert"),
     "regionOperations.wait": ("POST", _R + "operations/{operation}/wait"),
     "regions.get": ("GET", "projects/{project}/regions/{region}"),
@@ -122,7 +123,7 @@ class Session:
         token: dict[str, str] = {}
         while True:
             answer = await self.call(method, doing, maxResults=PAGE, **parameters, **token)
-            items = answer.get("items", ())
+            items = answer.get("items", answer.get(key, ()))
             scopes = items.values() if isinstance(items, Mapping) else [{key: items}]
             found += [each for scope in scopes for each in scope.get(key, ())]
             if not answer.get("nextPageToken"):

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -208,6 +208,8 @@ class Fake:
     consoles: Mapping[str, str] = field(default_factory=dict)
     calls: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     http: Counter[str] = field(default_factory=Counter)
+    guests: Mapping[str, Sequence[str]] = field(default_factory=dict)  # service projects of each host of a shared VPC
+    closed: set[str] = field(default_factory=set)  # projects in which the caller may do nothing
     on_run: Any = None  # called with the body and the name of each machine that starts
     on_end: Any = None  # called with the name of each machine that is deleted
 
@@ -218,6 +220,7 @@ class Fake:
     def reset(self) -> None:
         self.takes, self.latency, self.poll, self.page, self.address, self.me = 0.0, 0.0, 0.3, 500, None, "203.0.113.7"
         self.capacity, self.quota, self.permissions, self.faults, self.consoles = {}, None, None, [], {}
+        self.guests, self.closed = {}, set()
         self.on_run = self.on_end = None
         self.calls.clear()
         self.http.clear()
@@ -406,7 +409,18 @@ class Fake:
     # Reading
 
     def _on_projects_get(self, p: Mapping[str, str], body: Any) -> Any:
-        return {"name": p["project"], "defaultServiceAccount": "123-compute@developer.gserviceaccount.com"}
+        role = "HOST" if p["project"] in self.guests else "UNSPECIFIED_XPN_PROJECT_STATUS"
+        account = "123-compute@developer.gserviceaccount.com"
+        return {"name": p["project"], "defaultServiceAccount": account, "xpnProjectStatus": role}
+
+    def _on_projects_getXpnResources(self, p: Mapping[str, str], body: Any) -> Any:
+        if p["project"] not in self.guests:
+            raise Refused(400, "invalid", f"Project {p['project']} is not a shared VPC host project.")
+        start, size = int(p.get("pageToken", 0)), min(self.page, int(p.get("maxResults", 500)))
+        every = self.guests[p["project"]]
+        found = [{"id": id, "type": "PROJECT"} for id in every[start : start + size]]
+        more = {"nextPageToken": str(start + size)} if start + size < len(every) else {}
+        return {**({"resources": found} if found else {}), **more}
 
     def _on_regions_get(self, p: Mapping[str, str], body: Any) -> Any:
         if p["region"] not in {z.rpartition("-")[0] for z in ZONES}:
@@ -533,7 +547,7 @@ class Fake:
         for name in names:
             if not NAME.fullmatch(name):
                 raise invalid("resource.perInstanceProperties", name, "Must be a match of regex")
-            if any(i["name"] == name for i in self.instances.values()):
+            if any(i["name"] == name for i in self._of(p)):
                 path = f"projects/{p['project']}/zones/{zones[0]}/instances/{name}"
                 raise Refused(409, "alreadyExists", f"The resource '{path}' already exists")
         spot = properties["scheduling"].get("provisioningModel") == "SPOT"
@@ -699,11 +713,14 @@ class Fake:
         return id
 
     def _on_instances_aggregatedList(self, p: Mapping[str, str], body: Any) -> Any:
-        items = [(i["zone"].rpartition("/")[2], i) for i in self.instances.values() if matches(i, p.get("filter"))]
+        items = [(i["zone"].rpartition("/")[2], i) for i in self._of(p) if matches(i, p.get("filter"))]
         return self._pages(p, items, "instances")
 
+    def _of(self, p: Mapping[str, str]) -> list[dict[str, Any]]:
+        return [i for i in self.instances.values() if f"/projects/{p['project']}/" in i["zone"]]
+
     def _find(self, p: Mapping[str, str]) -> dict[str, Any]:
-        for i in self.instances.values():
+        for i in self._of(p):
             if p["instance"] in (i["id"], i["name"]) and i["zone"].endswith(f"/{p['zone']}"):
                 return i
         raise _unknown(p["project"], f"zones/{p['zone']}/instances", p["instance"])
@@ -727,6 +744,9 @@ class Fake:
     # Permissions
 
     def _authorize(self, name: str, p: Mapping[str, str], body: Any) -> None:
+        if p["project"] in self.closed:
+            permission, resource = next(needs(name, p, body))
+            raise Refused(403, "forbidden", f"Required '{permission}' permission for '{resource}'")
         if self.permissions is None:
             return
         for permission, resource in needs(name, p, body):
@@ -769,6 +789,7 @@ def needs(name: str, p: Mapping[str, str], body: Any) -> Iterator[tuple[str, str
         "machineTypes.get": "compute.machineTypes.get",
         "networks.get": "compute.networks.get",
         "projects.get": "compute.projects.get",
+        "projects.getXpnResources": "compute.projects.get",
         "regionOperations.wait": "compute.regionOperations.get",
         "regions.get": "compute.regions.get",
         "subnetworks.get": "compute.subnetworks.get",

@@ -10,12 +10,14 @@ import re
 import subprocess
 
 import pytest
+from click.testing import CliRunner
 from gcp_boot import files
 from gcp_fake import HOST_PROJECT, PROJECT, TYPES, Fault, user_data
 from suite import CLUSTER, alive, run, subject, workers
 
 from dask_cloudvm import leftovers, tls
 from dask_cloudvm import plan as planning
+from dask_cloudvm.cli import gc
 from dask_cloudvm.clouds import gcp as gcp_module
 from dask_cloudvm.clouds import gcp_facts, gcp_session
 from dask_cloudvm.errors import CloudError, CloudVMError, NameTaken
@@ -759,3 +761,31 @@ def test_rules_that_others_made_or_that_others_use_are_no_leftovers(gcp, monkeyp
     assert {each.it.name for each in found} == {name, inside}
     assert not run(leftovers.remove(cloud, found))
     assert [name for _, name in gcp.firewalls] == ["dask-cloudvm-mine"]
+
+
+def test_rules_that_machines_of_service_projects_use_are_no_leftovers(gcp):
+    it, host = subject("gcp", network_projectid=HOST_PROJECT), subject("gcp", projectid=HOST_PROJECT)
+    gcp.guests, gcp.page = {HOST_PROJECT: ["an-empty-one", "another", PROJECT]}, 2
+    run(it.cluster(1))
+    assert {project for project, _ in gcp.firewalls} == {HOST_PROJECT}
+    assert {(part.kind, part.used) for part in run(host.cloud.parts())} == {("firewall rule", True)}
+    gcp.closed = {PROJECT}
+    with pytest.raises(CloudError, match=r"'compute\.instances\.list' permission for 'projects/my-project'"):
+        run(host.cloud.parts())
+    gcp.closed = set()
+    for method in ("projects.get", "projects.getXpnResources"):
+        gcp.faults = [Fault(method, "Required 'compute.projects.get' permission", "forbidden", 403)]
+        with pytest.raises(CloudError, match=r"look for firewall rules: Required 'compute\.projects\.get'"):
+            run(host.cloud.parts())
+    run(it.cloud.delete(run(it.cloud.list(CLUSTER))))
+    assert {part.used for part in run(host.cloud.parts())} == {False}
+
+
+def test_gc_shows_machines_also_where_it_may_not_see_who_uses_the_rules(gcp, monkeypatch):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    it = subject("gcp")
+    run(it.cloud.delete(run(it.cluster(1))[:1]))
+    gcp.faults = [Fault("projects.get", "Required 'compute.projects.get' permission", "forbidden", 403)]
+    with pytest.warns(UserWarning, match="look for firewall rules"):
+        done = CliRunner().invoke(gc.command, ["--cloud", "gcp", "--network"])
+    assert done.exit_code == 1 and workers(1)[0] in done.output and "firewall rule " not in done.output

@@ -16,7 +16,7 @@ from dask_cloudvm.errors import CloudVMError
 PARTS = gcp_policy.policies()
 ACCOUNT = "123-compute@developer.gserviceaccount.com"
 LAUNCHER = {p for part in ("setup", "ongoing", "account") for p in PARTS[part]["includedPermissions"]}
-DOCTORS = {"compute.projects.get", "compute.regions.get"}
+DOCTORS = {"compute.regions.get"}
 
 
 async def life(region=None, **settings):
@@ -45,8 +45,8 @@ def lives(gcp):
     run(collect())
 
 
-async def collect():
-    it = subject("gcp")
+async def collect(**settings):
+    it = subject("gcp", **settings)
     for part in await it.cloud.parts():
         assert await it.cloud.remove(part)
 
@@ -61,6 +61,14 @@ def project(gcp):
 def test_the_roles_are_enough(project):
     project.permissions = LAUNCHER - DOCTORS
     lives(project)
+
+
+def test_the_roles_are_enough_for_the_rules_of_a_shared_vpc(project):
+    project.guests = {HOST_PROJECT: [PROJECT]}
+    project.permissions = LAUNCHER - DOCTORS
+    run(life(network_projectid=HOST_PROJECT))
+    run(collect(projectid=HOST_PROJECT))
+    assert not project.firewalls and project.count()["projects.getXpnResources"] == 1
 
 
 def test_without_the_first_part_later_clusters_work(project):

@@ -31,6 +31,7 @@ METHODS = (
     "machineTypes.get",
     "networks.get",
     "projects.get",
+    "projects.getXpnResources",
     "regionInstances.bulkInsert",
     "regionOperations.wait",
     "regions.get",
