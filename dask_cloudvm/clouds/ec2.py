@@ -15,7 +15,7 @@ from dask_cloudvm.clouds import ec2_errors, ec2_facts, ec2_leftovers, ec2_option
 from dask_cloudvm.clouds import ec2_requests as wire
 from dask_cloudvm.clouds.base import PENDING, VM, Checks, Part, Parts, Requests, VMs
 from dask_cloudvm.clouds.common import listed, per_role, worker_class
-from dask_cloudvm.clouds.ec2_facts import TAG, EC2Facts
+from dask_cloudvm.clouds.ec2_facts import EC2Facts
 from dask_cloudvm.clouds.ec2_firewall import missing_rules
 from dask_cloudvm.clouds.ec2_reader import Reader
 from dask_cloudvm.clouds.ec2_session import Session, Sessions, looks_configured
@@ -202,15 +202,14 @@ class EC2:
         return await self.session.region()
 
     async def list(self, cluster: str | None = None) -> VMs:
-        own = {"Name": "tag-key", "Values": [f"{TAG}cluster"]}
-        filters = [own] if cluster is None else [{"Name": f"tag:{TAG}cluster", "Values": [cluster]}]
+        filters = [wire.cluster_filter(cluster)]
         found, failures = await self.sessions.ask(lambda session: self._instances(session, filters))
         instances = [instance for of_region in found for instance in of_region]
         self._seen |= {instance["InstanceId"] for instance in instances} & set(self._fresh)
         self._fresh = {id: (at, vm) for id, (at, vm) in self._fresh.items() if time.monotonic() - at < LAG}
         new = [vm for id, (_, vm) in self._fresh.items() if id not in self._seen and cluster in (None, vm.cluster)]
         alive = [i for i in instances if i["State"]["Name"] not in ("shutting-down", "terminated")]
-        vms = [vm for i in alive if (vm := wire.machine_of(i))] + new
+        vms = [vm for i in alive if (vm := wire.machine_of(i)) and cluster in (None, vm.cluster)] + new
         await self._tell(failures, cluster, bool(vms))
         self._clusters |= {vm.cluster for vm in vms}
         return vms

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -196,6 +197,16 @@ def for_names(body: Mapping[str, Any], names: Sequence[str], nonce: str) -> dict
     ]
     changed = {**body, "MaxCount": len(names), "UserData": text, "TagSpecifications": specifications}
     return {**changed, "ClientToken": client_token(changed, nonce)}
+
+
+def cluster_filter(cluster: str | None) -> dict[str, Any]:
+    """Finds the machines of one cluster, or of all; ``*`` and ``?`` would stand for others.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Filter.html
+    """
+    if cluster is None:
+        return {"Name": "tag-key", "Values": [f"{TAG}cluster"]}
+    return {"Name": f"tag:{TAG}cluster", "Values": [re.sub(r"([*?\\])", r"\\\1", cluster)]}
 
 
 @lru_cache(64)

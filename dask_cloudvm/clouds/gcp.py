@@ -170,11 +170,11 @@ class GCP:
         return await self.session.project()
 
     async def list(self, cluster: str | None = None) -> VMs:
-        which = f"labels.{wire.LABEL}cluster{f' = {chr(34)}{cluster}{chr(34)}' if cluster else ':*'}"
+        which = wire.cluster_filter(cluster)
         found = await self.session.pages(
             "instances.aggregatedList", "instances", "list machines", filter=which, fields=FIELDS
         )
-        vms = [vm for instance in found if (vm := wire.machine_of(instance))]
+        vms = [vm for instance in found if (vm := wire.machine_of(instance)) and cluster in (None, vm.cluster)]
         self._ending = {id: at for id, at in self._ending.items() if time.monotonic() - at < ENDING}
         return [replace(vm, state=ENDED) if vm.id in self._ending else vm for vm in vms]
 

@@ -255,6 +255,15 @@ END
 """
 
 
+def cluster_filter(cluster: str | None) -> str:
+    """Finds the machines of one cluster, or of all: https://google.aip.dev/160"""
+    label = f"labels.{LABEL}cluster"
+    if cluster is None:
+        return f"{label}:*"
+    quoted = cluster.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{label} = "{quoted}"'
+
+
 def machine_of(instance: Mapping[str, Any]) -> VM | None:
     """The VM that an instance is, by its labels; None where it is none of ours."""
     labels = instance.get("labels", {})

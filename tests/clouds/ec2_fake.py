@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from xml.etree import ElementTree
 
+from moto.ec2 import utils as moto_utils
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
@@ -60,6 +61,16 @@ def _quick_tags(slow: Any) -> Any:
 
 
 TagBackend.describe_tags = _quick_tags(TagBackend.describe_tags)
+
+
+def _pattern(value: str) -> str:
+    """A filter as a pattern: a backslash takes any next character's meaning; moto lets it do so for two only."""
+    parts = re.findall(r"\\(.)|([*?])|(.)", value, re.S)
+    any_text = {"*": ".*", "?": "."}
+    return "".join(any_text.get(wild) or re.escape(escaped or plain) for escaped, wild, plain in parts) + r"\Z"
+
+
+moto_utils.simple_aws_filter_to_re = _pattern
 
 
 class Refused(Exception):

@@ -44,6 +44,7 @@ TYPES: dict[str, tuple[int, int, str, tuple[str, int] | None, tuple[str, ...]]] 
 GPUS = {"nvidia-tesla-t4": ("us-east1-c", "us-east1-d"), "nvidia-tesla-v100": ("us-east1-c",), "nvidia-l4": ZONES}
 DISKS = ("pd-standard", "pd-balanced", "pd-ssd", "hyperdisk-balanced")
 LABEL_KEY, LABEL_VALUE = re.compile(r"[^\W\d_A-Z][\w-]{0,62}"), re.compile(r"[\w-]{0,63}")
+TERM = r"\(?([\w.-]+)(:\*| = \"((?:[^\"\\]|\\.)*)\")\)?"  # of a filter
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 PACIFIC = timezone(timedelta(hours=-8))  # as Google gives times
 
@@ -167,16 +168,21 @@ def matches(resource: Mapping[str, Any], expression: str | None) -> bool:
     """Google's filters, as far as they are used: https://cloud.google.com/compute/docs/reference/rest/v1/instances/list"""
     if not expression:
         return True
-    for term in expression.split(" OR "):
-        found = re.fullmatch(r"\(?([\w.-]+)(:\*| = \"([^\"]*)\")\)?", term)
-        if not found:
-            raise invalid("filter", expression, "Invalid list filter expression.")
+    if not re.fullmatch(rf"{TERM}( OR {TERM})*", expression):
+        raise invalid("filter", expression, "Invalid list filter expression.")
+    for key, operation, text in re.findall(TERM, expression):
         value: Any = resource
-        first, _, rest = found[1].partition(".")
+        first, _, rest = key.partition(".")
         value = value.get(first, {}).get(rest) if rest else value.get(first)
-        if value is not None and (found[2] == ":*" or value == found[3]):
+        if value is not None and (operation == ":*" or re.fullmatch(_wanted(text), value)):
             return True
     return False
+
+
+def _wanted(text: str) -> str:
+    """A filter's string as a pattern: a backslash takes the meaning of the next character, ``*`` is any text."""
+    parts = re.findall(r"\\(.)|(\*)|(.)", text, re.S)
+    return "".join(".*" if star else re.escape(escaped or plain) for escaped, star, plain in parts)
 
 
 @dataclass

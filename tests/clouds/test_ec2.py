@@ -20,7 +20,7 @@ from dask_cloudvm import api, leftovers, tls
 from dask_cloudvm import plan as planning
 from dask_cloudvm.cli import gc as verb
 from dask_cloudvm.clouds import ec2, ec2_facts, ec2_session, names
-from dask_cloudvm.errors import CloudError, CloudVMError
+from dask_cloudvm.errors import CloudError, CloudVMError, ClusterNotFound
 
 SCHEDULER = planning.scheduler_name(CLUSTER)
 A, B = "us-east-1a", "us-east-1b"
@@ -562,6 +562,36 @@ def test_the_console_of_a_machine(aws):
     vm = scheduler()
     aws.consoles[vm.id] = "booting\nready\n"
     assert run(subject("ec2").cloud.console(vm)) == "booting\nready\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("", ""),
+        ("*", r"\*"),
+        ("su*", r"su\*"),
+        ("suit?", r"suit\?"),
+        (r"a\b", r"a\\b"),
+        ('x" OR labels.a:*', r'x" OR labels.a:\*'),
+    ],
+)
+def test_odd_names_are_names_of_no_cluster(aws, name, sent):
+    it = subject("ec2")
+    made = run(it.cluster(1))
+    aws.calls.clear()
+    for launcher in (it, subject("ec2")):
+        assert run(launcher.cloud.list(name)) == []
+    assert {body["Filter.1.Value.1"] for body in aws.sent("DescribeInstances")} == {sent}
+    with pytest.raises(ClusterNotFound):
+        run(api.remove([name], "ec2"))
+    assert alive(run(it.cloud.list(CLUSTER))) == {vm.name for vm in made}
+
+
+def test_a_filter_that_finds_too_much_changes_nothing(aws, monkeypatch):
+    it = subject("ec2")
+    run(it.cluster(1))
+    monkeypatch.setattr(ec2.wire, "cluster_filter", lambda name: {"Name": "tag-key", "Values": ["dask-cloudvm:*"]})
+    assert run(subject("ec2").cloud.list("sui")) == [] and len(run(subject("ec2").cloud.list(CLUSTER))) == 2
 
 
 # Rate limits

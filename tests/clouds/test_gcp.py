@@ -15,12 +15,12 @@ from gcp_boot import files
 from gcp_fake import HOST_PROJECT, PROJECT, TYPES, Fault, user_data
 from suite import CLUSTER, alive, run, subject, workers
 
-from dask_cloudvm import leftovers, tls
+from dask_cloudvm import api, leftovers, tls
 from dask_cloudvm import plan as planning
 from dask_cloudvm.cli import gc
 from dask_cloudvm.clouds import gcp as gcp_module
 from dask_cloudvm.clouds import gcp_facts, gcp_session
-from dask_cloudvm.errors import CloudError, CloudVMError, NameTaken
+from dask_cloudvm.errors import CloudError, CloudVMError, ClusterNotFound, NameTaken
 from dask_cloudvm.userdata import pack
 
 SCHEDULER = planning.scheduler_name(CLUSTER)
@@ -663,6 +663,28 @@ def test_a_list_has_no_user_data_in_it(gcp):
     run(subject("gcp").cloud.list())
     [(_, parameters, _)] = gcp.calls
     assert "metadata" not in parameters["fields"] and parameters["filter"] == "labels.dask-cloudvm-cluster:*"
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("", '""'),
+        ("*", '"*"'),
+        ("su*", '"su*"'),
+        ('x" OR labels.dask-cloudvm-role:*', r'"x\" OR labels.dask-cloudvm-role:*"'),
+        ('x" OR labels.dask-cloudvm-role = "worker', r'"x\" OR labels.dask-cloudvm-role = \"worker"'),
+        ("a\\b", r'"a\\b"'),
+    ],
+)
+def test_odd_names_are_names_of_no_cluster(gcp, name, sent):
+    it = subject("gcp")
+    made = run(it.cluster(1))
+    gcp.calls.clear()
+    assert run(it.cloud.list(name)) == []
+    assert [p["filter"] for _, p, _ in gcp.calls] == [f"labels.dask-cloudvm-cluster = {sent}"]
+    with pytest.raises(ClusterNotFound):
+        run(api.remove([name], "gcp"))
+    assert alive(run(it.cloud.list(CLUSTER))) == {vm.name for vm in made}
 
 
 def test_the_console_of_a_machine(gcp):

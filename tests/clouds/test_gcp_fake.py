@@ -87,5 +87,8 @@ def test_fields_and_filters():
     assert matches(labels, 'labels.a = "b"') and not matches(labels, 'labels.a = "c"')
     assert matches(labels, "labels.a:*") and not matches(labels, "labels.c:*")
     assert matches({"name": "x"}, '(name = "y") OR (name = "x")')
-    with pytest.raises(gcp_fake.Refused):
-        matches(labels, "labels.a ~ b")
+    assert matches(labels, 'labels.a = "*"') and not matches(labels, 'labels.a = "c*"')
+    assert not matches(labels, r'labels.a = "x\" OR labels.a:*"') and matches({"name": 'x"'}, r'name = "x\""')
+    for wrong in ("labels.a ~ b", 'labels.a = "x" OR labels.a:*"', 'labels.a = "x', r'labels.a = "x\"'):
+        with pytest.raises(gcp_fake.Refused):
+            matches(labels, wrong)
