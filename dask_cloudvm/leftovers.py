@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dask_cloudvm.api import ask, by_cluster
+from dask_cloudvm.api import ask
 from dask_cloudvm.clouds.base import VM, Cloud, Part
 from dask_cloudvm.errors import CloudError
 
+_REGION = re.compile(r"[a-z]+(-[a-z]+)+-[0-9]+")  # of AWS, with which a zone begins
 GRACE = 900.0  # seconds: what is younger may belong to a cluster that another launcher is just making
 
 
@@ -62,12 +65,21 @@ async def _on(cloud: Cloud, network: bool) -> tuple[list[Leftover], bool]:
 def machines(vms: Sequence[VM], now: float) -> list[Leftover]:
     """Machines that have ended, and all machines of clusters whose scheduler has."""
     found = []
-    for name, of_cluster in by_cluster(vms).items():
+    for (name, region), of_cluster in _clusters(vms).items():
         if any(vm.role == "scheduler" and vm.alive for vm in of_cluster):
             found += [Leftover(vm, "it has ended") for vm in of_cluster if not vm.alive]
         elif now - max(vm.created for vm in of_cluster) > GRACE:
-            found += [Leftover(vm, f"cluster {name} has no scheduler") for vm in of_cluster]
+            found += [Leftover(vm, f"cluster {name} has no scheduler{region and f' in {region}'}") for vm in of_cluster]
     return found
+
+
+def _clusters(vms: Sequence[VM]) -> dict[tuple[str, str], list[VM]]:
+    """Machines by cluster and, where it is the whole home of a cluster, region; Google's networks span regions."""
+    groups: dict[tuple[str, str], list[VM]] = defaultdict(list)
+    for vm in vms:
+        region = _REGION.match(vm.zone or "")
+        groups[vm.cluster, region[0] if region else ""].append(vm)
+    return dict(groups)
 
 
 def unused(parts: Sequence[Part], now: float) -> list[Leftover]:

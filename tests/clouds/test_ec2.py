@@ -710,3 +710,14 @@ def test_a_group_without_its_time_is_an_old_one(aws):
     assert run(it.cloud.parts())[0].created == 0
     assert part.name in gc("--network")[1]
     assert "dask-cloudvm:made" not in str([r.body for r in it.wanted(it.cloud.offline(), "scheduler", [SCHEDULER])])
+
+
+def test_machines_without_a_scheduler_do_not_hide_behind_a_cluster_of_another_region(aws, monkeypatch):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    run(subject("ec2", region="us-east-1").cluster(2))
+    it = subject("ec2", region="us-west-2")
+    run(it.cloud.delete(run(it.cluster(1))[:1]))
+    [(cloud, [left])] = run(leftovers.find("ec2", network=False)).items()
+    assert left.it.zone.startswith("us-west-2") and left.why == f"cluster {CLUSTER} has no scheduler in us-west-2"
+    assert not run(leftovers.remove(cloud, [left]))
+    assert len(run(cloud.list(CLUSTER))) == 3

@@ -811,3 +811,11 @@ def test_gc_shows_machines_also_where_it_may_not_see_who_uses_the_rules(gcp, mon
     with pytest.warns(UserWarning, match="look for firewall rules"):
         done = CliRunner().invoke(gc.command, ["--cloud", "gcp", "--network"])
     assert done.exit_code == 1 and workers(1)[0] in done.output and "firewall rule " not in done.output
+
+
+def test_a_cluster_of_several_regions_is_one(gcp, monkeypatch):
+    monkeypatch.setattr(leftovers, "GRACE", float("-inf"))
+    vm = scheduler()
+    [worker] = run(subject("gcp", zone="europe-west1-b").create("worker", workers(1), vm))
+    assert worker.zone == "europe-west1-b" and vm.zone == C
+    assert run(leftovers.find("gcp", network=False)).popitem()[1] == []
