@@ -28,6 +28,7 @@ LOOK = 1.0  # seconds between two looks
 REFILL = 2.0  # instances a second by which the rate limit of RunInstances recovers
 DELETE = "remove machines"
 CREATE = "make machines"
+NO_GROUP = "InvalidGroup.NotFound"
 
 
 class EC2:
@@ -120,15 +121,36 @@ class EC2:
 
     async def _run_instances(self, body: Mapping[str, Any]) -> VMs:
         await self._pace(body["MaxCount"])
-        first, *others = body["NetworkInterfaces"]
-        first = {**first, "Groups": [self._groups.get(group, group) for group in first.get("Groups", ())]}
-        sent = {**body, "NetworkInterfaces": [first, *others], "UserData": userdata.pack(body["UserData"])}
-        answer = await self._once_known("run_instances", CREATE, "InvalidGroup.NotFound", sent)
+        try:
+            answer = await self._once_known("run_instances", CREATE, NO_GROUP, self._sent(body))
+        except CloudError as error:
+            if ec2_errors.code(error) != NO_GROUP or not await self._remake_group(body):
+                raise
+            token = wire.client_token(body, body["ClientToken"])  # it is another call, to another group
+            answer = await self._once_known("run_instances", CREATE, NO_GROUP, self._sent(body, ClientToken=token))
         self._room_at = time.monotonic()  # AWS counted somewhere between the call and its answer
         vms = [replace(vm, state=PENDING) for i in answer["Instances"] if (vm := wire.machine_of(i))]
         self._fresh |= {vm.id: (time.monotonic(), vm) for vm in vms}
         self._clusters |= {vm.cluster for vm in vms}
         return vms
+
+    def _sent(self, body: Mapping[str, Any], **changes: Any) -> Mapping[str, Any]:
+        first, *others = body["NetworkInterfaces"]
+        first = {**first, "Groups": [self._groups.get(group, group) for group in first.get("Groups", ())]}
+        packed = userdata.pack(body["UserData"])
+        return {**body, "NetworkInterfaces": [first, *others], "UserData": packed, **changes}
+
+    async def _remake_group(self, body: Mapping[str, Any]) -> bool:
+        """Makes the shared group again that somebody's gc removed since it was looked up; False for other groups."""
+        wanted = body["NetworkInterfaces"][0].get("Groups", ())
+        lost = next((f.shared for f in self._facts.values() if f.shared and f.shared.reference in wanted), None)
+        if lost is None:
+            return False
+        new = await Reader(self.values, self.session).shared(lost.vpc)
+        for request in wire.group_requests(new):
+            await self.create(request)
+        self._groups[lost.reference] = self._groups.get(new.reference, new.reference)
+        return True
 
     async def _pace(self, count: int) -> None:
         """Waits until AWS's limit of instances at once has room for ``count``, rather than being refused."""
@@ -175,9 +197,7 @@ class EC2:
         """Whether the rules are new."""
         body = {"GroupId": id, "IpPermissions": rules}
         try:
-            await self._once_known(
-                "authorize_security_group_ingress", "open the security group", "InvalidGroup.NotFound", body
-            )
+            await self._once_known("authorize_security_group_ingress", "open the security group", NO_GROUP, body)
         except CloudError as error:
             if ec2_errors.code(error) != "InvalidPermission.Duplicate":
                 raise

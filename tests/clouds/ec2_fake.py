@@ -304,6 +304,9 @@ class Fake:
         if type not in INSTANCE_TYPES:
             message = f"Invalid value '{type}' for InstanceType."
             raise Refused("InvalidParameterValue", message)
+        for group in _list(parameters, "NetworkInterface.1.SecurityGroupId"):
+            if self.backend.get_security_group_from_id(group) is None:
+                raise Refused("InvalidGroup.NotFound", f"The security group '{group}' does not exist")
         if int(parameters["MaxCount"]) < int(parameters["MinCount"]):
             raise Refused("InvalidParameterValue", "MinCount must not be more than MaxCount")
         zone = self._zone(parameters)

@@ -278,6 +278,42 @@ def test_workers_that_another_launcher_adds_use_the_schedulers_group(aws):
     assert aws.count()["CreateSecurityGroup"] == 1
 
 
+@pytest.mark.parametrize("there_before", [True, False])
+def test_a_group_that_a_gc_has_just_removed_is_made_again(aws, monkeypatch, there_before):
+    """Between the look at it, or its making, and the first machine."""
+    monkeypatch.setattr(ec2, "PATIENCE", 0.1)
+    if there_before:
+        run(subject("ec2").cloud.delete([scheduler()]))
+    it = subject("ec2")
+
+    async def up():
+        facts = await it.cloud.facts(None)
+        *before, machine = it.wanted(facts, "scheduler", [SCHEDULER])
+        for request in before:
+            await it.cloud.create(request)
+        [part] = await subject("ec2").cloud.parts()
+        assert await subject("ec2").cloud.remove(part)
+        made = await it.cloud.create(machine)
+        return [*made, *await it.create("worker", workers(2))]
+
+    assert [vm.name for vm in run(up())] == [SCHEDULER, *workers(2)]
+    [group] = shared_groups()
+    assert len(group["IpPermissions"]) == 3
+    asked = [body["NetworkInterface.1.SecurityGroupId.1"] for body in aws.sent("RunInstances")]
+    assert asked[0] != group["GroupId"] and set(asked[-2:]) == {group["GroupId"]}
+    assert len({body["ClientToken"] for body in aws.sent("RunInstances")[-3:]}) == 3
+
+
+def test_a_group_that_is_removed_again_and_again_is_an_error(aws, monkeypatch):
+    monkeypatch.setattr(ec2, "PATIENCE", 0.1)
+    aws.faults = [Fault("RunInstances", "InvalidGroup.NotFound", "The security group 'sg-1' does not exist", times=99)]
+    refused("change security_group")
+    assert aws.count()["CreateSecurityGroup"] == 1, "it is there"
+    aws.calls.clear()
+    refused("change security_group", security_group=shared_groups()[0]["GroupId"])
+    assert aws.count()["CreateSecurityGroup"] == 0 and aws.count()["RunInstances"] == 1
+
+
 def test_groups_and_subnets_of_ones_own(aws):
     vpc, subnets = network()
     group = client().create_security_group(GroupName="mine", Description="mine", VpcId=vpc)["GroupId"]
