@@ -36,15 +36,18 @@ PAUSE = 0.8  # seconds, the first of these
 LOOK = 1.0, 5.0  # seconds between two looks at an operation: the first, and the longest
 CHASSIS = Path("/sys/class/dmi/id/chassis_asset_tag"), "7783-7084-3265-9085-8269-3286-77"  # of every machine on Azure
 VARIABLES = ("AZURE_SUBSCRIPTION_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT")
+COMPUTE = "2025-04-01"  # from 2025-11-01 on secure boot is the default, by which NVIDIA's drivers may not load
+# By namespace, or by the kind in it that has versions of its own.
 VERSIONS = {
-    "Microsoft.Authorization": "2022-04-01",
-    "Microsoft.Compute": "2025-04-01",
-    "Microsoft.ManagedIdentity": "2023-01-31",
-    "Microsoft.Network": "2025-05-01",
-    "Microsoft.Resources": "2022-09-01",
+    "microsoft.authorization": "2022-04-01",
+    "microsoft.compute": COMPUTE,
+    "microsoft.compute/galleries": "2025-03-03",
+    "microsoft.compute/skus": "2021-07-01",
+    "microsoft.managedidentity": "2023-01-31",
+    "microsoft.network": "2025-05-01",
+    "microsoft.resources": "2022-09-01",
 }
 T = TypeVar("T")
-SKUS = "2021-07-01"  # has a version of its own
 
 
 def looks_configured() -> bool:
@@ -70,11 +73,16 @@ def _profile() -> list[Mapping[str, Any]]:
 
 
 def version(path: str) -> str:
-    """The API version that a path is asked with."""
-    if path.endswith("Microsoft.Compute/skus"):
-        return SKUS
-    namespace, _, kind = path.rpartition("/providers/")[2].partition("/")
-    return VERSIONS[namespace if "/providers/" in path and kind else "Microsoft.Resources"]
+    """The API version that a path is asked with, whatever its capitals. Raises CloudError."""
+    _, inside, rest = path.lower().rpartition("/providers/")
+    namespace, kind, *_ = [*rest.split("/"), "", ""]
+    if not inside or not kind:
+        namespace = "microsoft.resources"
+    found = VERSIONS.get(f"{namespace}/{kind}") or VERSIONS.get(namespace)
+    if not found:
+        hint = "check the resource ids among the options"
+        raise CloudError(doing="use Azure", what=f"{path} is of no kind that dask-cloudvm uses", hint=hint)
+    return found
 
 
 @dataclass(frozen=True)

@@ -146,15 +146,21 @@ def _routes() -> dict[str, Route]:
     found = {}
     for wanted, module in ((COMPUTE, compute_operations), (NETWORK, network_operations)):
         text = inspect.getsource(module)
-        versions = frozenset(re.findall(r'"(20\d\d-\d\d-\d\d)"', text))
         for name, (builder, body, answer) in wanted.items():
-            found[name] = _built(text, builder, versions, body, answer)
+            found[name] = _built(text, builder, body, answer)
     for name, (verb, path, version) in OTHERS.items():
         found[name] = Route(verb, path, frozenset(_FREE_QUERY), versions=frozenset(filter(None, [version])))
     return found
 
 
-def _built(text: str, builder: str, versions: frozenset[str], body: Any, answer: Any) -> Route:
+def _versions(text: str, newest: str) -> frozenset[str]:
+    """Those of a group of operations, by its newest: galleries, disks and the list of sizes have their own each."""
+    lists = re.findall(r"api_versions_list=\[([^]]+)\]", text)
+    groups = [re.findall(r'"([^"]+)"', each) for each in lists]
+    return frozenset({newest}.union(*(group for group in groups if group[-1] == newest)))
+
+
+def _built(text: str, builder: str, body: Any, answer: Any) -> Route:
     """One generated function ``build_..._request``."""
     code = re.search(rf"^def build_{builder}_request\(.*?\n    return HttpRequest\(method=\"(\w+)\"", text, re.M | re.S)
     assert code, builder
@@ -163,9 +169,7 @@ def _built(text: str, builder: str, versions: frozenset[str], body: Any, answer:
     assert path and own
     query = frozenset(re.findall(r'_params\["([^"]+)"\]', code[0])) - {"api-version"}
     headers = frozenset(name.lower() for name in re.findall(r'_headers\["([^"]+)"\]', code[0]))
-    # An operation that has not moved with its package is known by its own version only.
-    known = versions if own[1] >= "2024" else frozenset({own[1]})
-    return Route(code[1], path[1], query, headers, known, body, answer)
+    return Route(code[1], path[1], query, headers, _versions(text, own[1]), body, answer)
 
 
 ROUTES = _routes()

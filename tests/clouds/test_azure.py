@@ -228,6 +228,7 @@ def test_images_in_any_form(azure):
         (version, {"id": version}),
         (of_gallery, {"id": of_gallery}),
         ({"id": own}, {"id": own}),
+        (version.lower(), {"id": version.lower()}),
         ("/sharedGalleries/g/images/i/versions/1", {"sharedGalleryImageId": "/sharedGalleries/g/images/i/versions/1"}),
         ("/communityGalleries/g/images/i", {"communityGalleryImageId": "/communityGalleries/g/images/i"}),
     ):
@@ -242,6 +243,7 @@ def test_images_that_cannot_be(azure):
     refused("neither a resource id nor the parts", image="nonesuch")
     refused("set disk_size to 45 or more", image=own, disk_size=40)
     refused("there is no image", image=f"{own}x")
+    refused("check the resource ids among the options", image=own.replace("Microsoft.Compute", "Contoso.Compute"))
     refused("leave image (vm_image) out", image="Canonical:ubuntu-26_04-lts:server-arm64")
 
 

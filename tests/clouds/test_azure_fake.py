@@ -18,6 +18,7 @@ ROOT = f"/subscriptions/{SUBSCRIPTION}"
 GROUP = f"{ROOT}/resourceGroups/my-group/providers"
 NSG = f"{GROUP}/Microsoft.Network/networkSecurityGroups/x?api-version=2025-05-01"
 MACHINES = f"{GROUP}/Microsoft.Compute/virtualMachines"
+GALLERY = f"{GROUP}/Microsoft.Compute/galleries/g/images/i"
 RULE = {"protocol": "Tcp", "access": "Allow", "direction": "Inbound", "priority": 100, "sourceAddressPrefixes": []}
 
 
@@ -59,6 +60,9 @@ def nsg(**changes):
         ("PUT", NSG.replace("2025-05-01", "2015-01-01"), nsg(), "supported api-versions"),
         ("GET", f"{GROUP}/Microsoft.Network/nonesuch/x?api-version=2025-05-01", None, "could not be found"),
         ("GET", f"{MACHINES}?api-version=2025-05-01", None, "supported api-versions"),
+        ("GET", f"{GALLERY}?api-version=2025-04-01", None, "supported api-versions"),
+        ("GET", f"{MACHINES}?api-version=2025-03-03", None, "supported api-versions"),
+        ("GET", f"{ROOT}/providers/Microsoft.Compute/skus?api-version=2025-04-01", None, "supported api-versions"),
         ("PUT", f"{MACHINES}/x?api-version=2025-04-01", {"properties": {}}, "'parameters.location' is missing"),
     ],
 )
@@ -122,7 +126,8 @@ def test_every_version_of_ours_is_one_that_the_packages_name():
     for name, route in ROUTES.items():
         if name == "operations.get":
             continue
-        assert azure_session.version(route.path.replace("{namespace}", "x")) in route.versions, name
+        for path in (route.path, route.path.lower(), route.path.upper()):
+            assert azure_session.version(path.replace("{namespace}", "x")) in route.versions, name
 
 
 def test_the_models_have_the_names_of_the_wire():
