@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from dask_cloudvm.errors import CloudError
 from dask_cloudvm.plan import Machine, Request
 
 LIMIT = 900.0  # seconds for one thing that is shared
+NEWS = 180.0  # seconds until all of Azure knows of a role or an identity that was just made
 ENDING = 300.0  # seconds for which a machine whose deletion was accepted may still be listed as running
 SHARE, DELETE = "make what clusters share", "remove machines"
 
@@ -47,6 +49,7 @@ class Azure:
         self._lister = Lister(self.session, values["resource_group"])
         self._facts: dict[str | None, AzureFacts] = {}
         self._known: dict[str, str] = {}  # what stands in bodies for what is known later -> what it is
+        self._may_grant = True  # roles, as far as nobody has refused it
         self._ending: dict[tuple[str, float], float] = {}  # machines whose deletion Azure has accepted, and when
 
     @staticmethod
@@ -96,20 +99,29 @@ class Azure:
 
     async def _share(self, body: Mapping[str, Any]) -> VMs:
         """Idempotent: where another launcher makes the same at this moment, it is made once more after that."""
-        deadline = time.monotonic() + LIMIT
-        body = wire.filled(body, self._known)
-        while True:
-            try:
-                answer = await self.session.call("PUT", body["url"], SHARE, body=body["resource"])
-                error = await self.session.finished(answer, SHARE, LIMIT)
-                self._learn(answer.body)
-            except CloudError as refused:
-                error = refused
-            if error is None or azure_errors.code(error) == "RoleAssignmentExists":
-                return []
-            if azure_errors.code(error) not in azure_errors.BUSY or time.monotonic() > deadline:
+        begun, body = time.monotonic(), wire.filled(body, self._known)
+        grants = f"/{azure_identity.AUTHORIZATION}/" in body["url"]
+        if grants and not self._may_grant:
+            return []
+        while error := await self._put(body):
+            if azure_errors.code(error) == "RoleAssignmentExists":
+                break
+            if grants and error.facts["status"] == 403:
+                self._may_grant = False
+                warnings.warn(f"{azure_identity.BILLED}: {error}", stacklevel=2)
+                break
+            if time.monotonic() - begun > _patience(error):
                 raise error
             await asyncio.sleep(LOOK[0])
+        return []
+
+    async def _put(self, body: Mapping[str, Any]) -> CloudError | None:
+        try:
+            answer = await self.session.call("PUT", body["url"], SHARE, body=body["resource"])
+            self._learn(answer.body)
+            return await self.session.finished(answer, SHARE, LIMIT)
+        except CloudError as refused:
+            return refused
 
     def _learn(self, made: Any) -> None:
         """Notes the principal of an identity."""
@@ -177,3 +189,9 @@ class Azure:
 
     def policies(self, role: str | None) -> Mapping[str, Mapping[str, Any]]:
         return azure_policy.policies(self.values["subscription_id"])
+
+
+def _patience(error: CloudError) -> float:
+    """Seconds for which what failed so is tried again."""
+    limits = {**dict.fromkeys(azure_errors.BUSY, LIMIT), **dict.fromkeys(azure_errors.NEW, NEWS)}
+    return limits.get(azure_errors.code(error), 0.0)

@@ -32,8 +32,8 @@ BUSY = {
     "Conflict",
     "RetryableError",
     "ReferencedResourceNotProvisioned",
-    "PrincipalNotFound",
 }
+NEW = {"PrincipalNotFound", "RoleDefinitionDoesNotExist"}  # not known everywhere yet
 # Say no more than that something failed; the reason is in their details.
 _WRAPPERS = {"DeploymentFailed", "ResourceDeploymentFailure", "ResourceOperationFailure", "BadRequest", "Conflict"}
 
@@ -47,6 +47,7 @@ _HINTS = {
     **dict.fromkeys(THROTTLED, "wait a minute; other programs in this subscription may be using up the limit"),
     **dict.fromkeys(DENIED, _POLICY),
     **dict.fromkeys(BUSY, "try again; another program changes the same thing"),
+    **dict.fromkeys(NEW, "try again in a few minutes"),
     "RequestDisallowedByPolicy": "an Azure policy forbids it: change the option that it names, or ask for an exemption",
     "ScopeLocked": "remove the lock, or choose another resource_group",
     "ResourcePurchaseValidationFailed": "accept the image's terms by: az vm image terms accept",

@@ -114,27 +114,38 @@ async def _granted(principal: str, session: Session, place: Place) -> bool:
 
 
 async def _may(session: Session, place: Place) -> bool:
-    """Whether the caller may make the identity and grant it the role.
+    """Whether the caller may make the identity and grant it the role, which belongs to the whole subscription.
 
     https://learn.microsoft.com/en-us/rest/api/authorization/permissions
     """
-    scope = place.path if place.exists else place.root
+    group = place.path if place.exists else place.root
+    scopes = {action: place.root if action == azure_policy.DEFINE else group for action in azure_policy.IDENTITY}
+    granted = {}
     try:
-        granted = await session.pages(f"{scope}/{AUTHORIZATION}/permissions", WHY)
+        for scope in {*scopes.values()}:
+            granted[scope] = await session.pages(f"{scope}/{AUTHORIZATION}/permissions", WHY)
     except CloudError as error:
         if azure_errors.code(error) in azure_errors.DENIED:
             return False
         raise
-    return all(allows(granted, action) for action in azure_policy.IDENTITY if action.endswith("/write"))
+    return all(allows(granted[scope], action) for action, scope in scopes.items())
 
 
 def allows(permissions: list[Any], action: str) -> bool:
-    """Whether permissions of roles have an action: https://learn.microsoft.com/en-us/azure/role-based-access-control"""
+    """Whether permissions of roles have an action: https://learn.microsoft.com/en-us/azure/role-based-access-control
+
+    Whoever may grant roles on a condition may not grant ours: nobody can tell before it is tried.
+    """
+    conditional = action.lower().startswith("microsoft.authorization/roleassignments/")
 
     def has(patterns: list[str]) -> bool:
         return any(re.fullmatch(re.escape(p).replace(r"\*", ".*"), action, re.IGNORECASE) for p in patterns)
 
-    return any(has(each.get("actions", [])) and not has(each.get("notActions", [])) for each in permissions)
+    return any(
+        has(each.get("actions", [])) and not has(each.get("notActions", []))
+        for each in permissions
+        if not (conditional and each.get("condition"))
+    )
 
 
 def role(place: Place) -> str:

@@ -21,11 +21,8 @@ SETUP = (
     f"{GROUPS}resources/read",
 )
 IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities/"
-IDENTITY = (
-    f"{IDENTITIES}write",
-    f"{ROLES}roleAssignments/write",
-    f"{ROLES}roleDefinitions/write",
-)
+DEFINE = f"{ROLES}roleDefinitions/write"
+IDENTITY = (f"{IDENTITIES}write", f"{ROLES}roleAssignments/write", DEFINE)
 LOOKS = (
     f"{IDENTITIES}read",
     f"{ROLES}permissions/read",

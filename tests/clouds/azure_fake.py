@@ -71,6 +71,8 @@ class Fake:
     capacity: dict[tuple[str, str | None, bool], int] = field(default_factory=dict)  # by size, zone, spot; else enough
     quota: dict[str, int] = field(default_factory=dict)  # CPUs by family, cores, and PublicIPAddresses
     permissions: set[str] | None = None  # of the caller; None is all
+    in_group: dict[str, set[str]] = field(default_factory=dict)  # by name in lower case: what it may there besides
+    conditional: set[str] = field(default_factory=set)  # of these, what it may do on conditions that are not met
     faults: list[Fault] = field(default_factory=list)
     consoles: Mapping[str, str] = field(default_factory=dict)
     calls: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
@@ -84,6 +86,7 @@ class Fake:
     def reset(self) -> None:
         self.takes, self.latency, self.page, self.address, self.me = 0.0, 0.0, 500, None, "203.0.113.7"
         self.capacity, self.quota, self.permissions, self.faults, self.consoles = {}, {}, None, [], {}
+        self.in_group, self.conditional, self.propagation = {}, set(), 0
         self.on_run = self.on_end = None
         self.calls.clear()
         self.subscriptions = {SUBSCRIPTION: "Research"}
@@ -476,8 +479,21 @@ class Fake:
         return {"namespace": p["namespace"], "registrationState": state}
 
     def _on_permissions_list(self, p: Mapping[str, str]) -> Any:
-        actions = ["*"] if self.permissions is None else sorted(self.permissions)
-        return {"value": [{"actions": actions, "notActions": []}]}
+        """Those of the caller at the scope that is asked about."""
+        granted, some = self._allowed(p), sorted(self.conditional)
+        of_role = {"actions": ["*"] if granted is None else sorted(granted - self.conditional), "notActions": some}
+        limited = {
+            "actions": some,
+            "notActions": [],
+            "condition": "@Request[...:RoleDefinitionId] ...",
+            "conditionVersion": "2.0",
+        }
+        return {"value": [of_role, limited] if some else [of_role]}
+
+    def _allowed(self, p: Mapping[str, str]) -> set[str] | None:
+        if self.permissions is None:
+            return None
+        return self.permissions | self.in_group.get(p.get("resourceGroupName", "").lower(), set())
 
     _on_permissions_listForGroup = _on_permissions_list
 
@@ -491,6 +507,13 @@ class Fake:
         made = {"name": p["name"], "properties": {**body["properties"], "scope": scope}}
         if any(each["name"] == p["name"] for each in self.assigned):
             raise Refused(409, "RoleAssignmentExists", "The role assignment already exists.")
+        role, who = body["properties"]["roleDefinitionId"].rpartition("/")[2], body["properties"]["principalId"]
+        if role not in self.roles or self.propagation > 0:
+            self.propagation -= 1
+            message = f"The specified role definition with ID '{role}' does not exist."
+            raise Refused(400, "RoleDefinitionDoesNotExist", message)
+        if not any(who == each["properties"].get("principalId") for each in self.resources.values()):
+            raise Refused(400, "PrincipalNotFound", f"Principal {who} does not exist in the directory {TENANT}.")
         self.assigned.append(made)
         return 201, {}, made
 
@@ -504,10 +527,9 @@ class Fake:
         return 201, {}, self.roles[p["name"]]
 
     def _authorize(self, name: str, p: Mapping[str, str], body: Any) -> None:
-        if self.permissions is None:
-            return
+        allowed = self._allowed(p)
         for action in needs(name, body):
-            if action not in self.permissions:
+            if action in self.conditional or not (allowed is None or action in allowed):
                 scope = f"/subscriptions/{p['subscriptionId']}"
                 scope += f"/resourceGroups/{p['resourceGroupName']}" if "resourceGroupName" in p else ""
                 message = (

@@ -27,6 +27,7 @@ from test_azure import (
 )
 
 from dask_cloudvm import api, leftovers, places
+from dask_cloudvm.clouds import azure as azure_module
 from dask_cloudvm.clouds import azure_maker, azure_session
 from dask_cloudvm.clouds.azure import Azure
 from dask_cloudvm.clouds.base import RUNNING, VM
@@ -125,6 +126,15 @@ def test_launchers_at_once_share_what_they_make(azure):
     assert len({vm.id for [vm] in run(both())}) == 4
     assert len(azure.of("networkSecurityGroups")) == len(azure.of("virtualNetworks")) == 1
     assert len(azure.of("userAssignedIdentities")) == len(azure.assigned) == 1
+
+
+def test_a_role_that_not_all_of_azure_knows_yet_is_waited_for(azure, monkeypatch):
+    azure.propagation = 3
+    scheduler()
+    assert azure.count()["roleAssignments.create"] == 4 and len(azure.assigned) == 1
+    monkeypatch.setattr(azure_module, "NEWS", 0.1)
+    azure.propagation = 10**6
+    refused("RoleDefinitionDoesNotExist", region="westeurope")
 
 
 @pytest.mark.parametrize("by_id", [False, True])

@@ -81,6 +81,30 @@ def test_without_the_part_for_the_identity_clusters_work(subscription):
     assert "roleAssignments.create" not in subscription.writes()
 
 
+@pytest.mark.parametrize("kind", ["condition", "group"])
+def test_who_may_grant_on_conditions_or_in_the_group_only_gets_clusters_without_an_identity(subscription, kind):
+    """The role belongs to the subscription, so the owner of the group cannot make it."""
+    run(life(identity="none"))
+    if kind == "condition":
+        subscription.conditional = {f"{ROLES}roleAssignments/write"}
+    else:
+        subscription.permissions = LAUNCHER - ACTIONS["identity"]
+        subscription.in_group["dask-cloudvm-eastus"] = ACTIONS["identity"]
+    subscription.calls.clear()
+    run(life())
+    assert not any("identity" in body for _, body in subscription.sent())
+    assert not [name for name in subscription.writes() if name.startswith(("role", "userAssigned"))]
+
+
+@pytest.mark.parametrize("step", ["roleDefinitions.createOrUpdate", "roleAssignments.create"])
+@pytest.mark.parametrize("code", ["AuthorizationFailed", "RequestDisallowedByPolicy"])
+def test_a_right_to_grant_that_turns_out_to_be_none_is_said_and_the_cluster_works(subscription, step, code):
+    subscription.faults = [Fault(step, "no", code, 403, times=9)]
+    with pytest.warns(UserWarning, match="Azure bills them until 'dask-cloudvm down': .*no"):
+        run(life())
+    assert subscription.count()[step] == 1 and subscription.assigned == []
+
+
 @pytest.mark.parametrize("action", sorted(LAUNCHER))
 def test_every_permission_is_needed(subscription, action):
     if action in ACTIONS["identity"] | {f"{ROLES}permissions/read"}:
