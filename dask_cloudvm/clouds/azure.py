@@ -106,7 +106,7 @@ class Azure:
         while error := await self._put(body):
             if azure_errors.code(error) == "RoleAssignmentExists":
                 break
-            if grants and error.facts["status"] == 403:
+            if grants and error.facts.get("status") == 403:
                 self._may_grant = False
                 warnings.warn(f"{azure_identity.BILLED}: {error}", stacklevel=2)
                 break
@@ -158,7 +158,7 @@ class Azure:
         try:
             await self.session.call("DELETE", vm.id, DELETE, query={"forceDeletion": "true"})
         except CloudError as error:
-            if azure_errors.code(error) not in azure_errors.GONE:
+            if not azure_errors.gone(error):
                 raise
         self._ending[vm.id, vm.created] = time.monotonic()
 
@@ -178,7 +178,7 @@ class Azure:
             url = (answer.body or {}).get("serialConsoleLogBlobUri")
             return await self.session.text(url, "read the log") if url else ""
         except CloudError as error:
-            return "" if azure_errors.code(error) in azure_errors.GONE else f"({error})"
+            return "" if azure_errors.gone(error) else f"({error})"
 
     # What it needs
 

@@ -22,8 +22,9 @@ CAPACITY = {
 # A limit of the subscription: another size may count against another one, and so does spot.
 QUOTA = {"QuotaExceeded", "PublicIPCountLimitReached", "SubnetIsFull"}
 THROTTLED = {"TooManyRequests", "SubscriptionRequestsThrottled", "OperationTooManyRequests", "429"}
-GONE = {"NotFound", "ParentResourceNotFound", "ResourceGroupNotFound", "ResourceNotFound", "404"}
-TAKEN = {"PreconditionFailed", "412"}
+GONE = {"NotFound", "ParentResourceNotFound", "ResourceGroupNotFound", "ResourceNotFound"}
+TAKEN = {"PreconditionFailed"}
+NOWHERE = {"SubscriptionNotFound"}  # says nothing about what was asked for
 DENIED = {"AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden", "403"}
 UNREGISTERED = {"MissingSubscriptionRegistration", "SubscriptionNotRegistered"}
 # Parts of shared things that another launcher changes at this very moment.
@@ -106,9 +107,33 @@ def of_place(error: CloudError) -> bool:
     return code(error) in CAPACITY | QUOTA
 
 
+def gone(error: CloudError) -> bool:
+    """Whether there is no such thing (any more); each kind of thing has codes of its own for that."""
+    return code(error) in GONE or (_status(error) == 404 and code(error) not in NOWHERE)
+
+
+def taken(error: CloudError) -> bool:
+    """Whether there is such a thing already."""
+    return code(error) in TAKEN or _status(error) == 412
+
+
+def denied(error: CloudError) -> bool:
+    """Whether its user has no right to it."""
+    return code(error) in DENIED
+
+
+def busy(error: CloudError) -> bool:
+    """Whether another program changes the same at this moment."""
+    return code(error) in BUSY
+
+
+def _status(error: CloudError) -> int:
+    return int(error.facts.get("status", 0))
+
+
 def passing(error: CloudError) -> bool:
     """Whether the same call may succeed a little later."""
-    return code(error) in THROTTLED | BUSY | {"unreachable"} or error.facts.get("status", 0) >= 500
+    return code(error) in THROTTLED | BUSY | {"unreachable"} or _status(error) >= 500
 
 
 def refused(answer: Any, status: int, doing: str) -> CloudError:

@@ -92,7 +92,7 @@ async def _identity(id: str, session: Session) -> Any:
     try:
         return await session.find(id, WHY)
     except CloudError as error:
-        if azure_errors.code(error) in azure_errors.DENIED:
+        if azure_errors.denied(error):
             return None
         raise
 
@@ -103,7 +103,7 @@ async def _granted(principal: str, session: Session, place: Place) -> bool:
     try:
         listed = await session.pages(f"{place.root}/{AUTHORIZATION}/roleAssignments", WHY, query)
     except CloudError as error:
-        if azure_errors.code(error) in azure_errors.DENIED:
+        if azure_errors.denied(error):
             return False
         raise
     own = [each["properties"] for each in listed]
@@ -125,7 +125,7 @@ async def _may(session: Session, place: Place) -> bool:
         for scope in {*scopes.values()}:
             granted[scope] = await session.pages(f"{scope}/{AUTHORIZATION}/permissions", WHY)
     except CloudError as error:
-        if azure_errors.code(error) in azure_errors.DENIED:
+        if azure_errors.denied(error):
             return False
         raise
     return all(allows(granted[scope], action) for action, scope in scopes.items())

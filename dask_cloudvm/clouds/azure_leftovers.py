@@ -82,6 +82,6 @@ async def remove(part: Part, session: Session, limit: float) -> bool:
         error = refused
     if error and "InUse" in azure_errors.code(error):
         return False
-    if error and azure_errors.code(error) not in azure_errors.GONE:
+    if error and not azure_errors.gone(error):
         raise error
     return True

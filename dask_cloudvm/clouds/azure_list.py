@@ -37,7 +37,7 @@ class Lister:
         try:
             listed = await self.machines(scope)
         except CloudError as error:
-            if azure_errors.code(error) not in azure_errors.DENIED or not self.group:
+            if not azure_errors.denied(error) or not self.group:
                 raise
             scope = f"{scope}/resourceGroups/{self.group}"
             listed = await self.machines(scope)
@@ -45,7 +45,7 @@ class Lister:
         try:
             return await self.described(ours, scope)
         except CloudError as error:
-            if azure_errors.code(error) not in azure_errors.DENIED:
+            if not azure_errors.denied(error):
                 raise
             self.hidden = error
             return [vm for machine in ours if (vm := wire.machine_of(machine))]

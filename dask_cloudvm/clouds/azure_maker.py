@@ -89,7 +89,7 @@ class Maker:
             try:
                 return operation_of(await self.session.call("PUT", url, CREATE, body=resource, headers=ONCE))
             except CloudError as error:
-                if azure_errors.code(error) not in azure_errors.TAKEN | azure_errors.BUSY:
+                if not (azure_errors.taken(error) or azure_errors.busy(error)):
                     raise
                 if time.monotonic() > deadline:
                     raise
@@ -116,7 +116,7 @@ class Maker:
         try:
             await self.session.call("DELETE", self._path(name), CREATE, query={"forceDeletion": "true"})
         except CloudError as error:
-            if azure_errors.code(error) not in azure_errors.GONE:
+            if not azure_errors.gone(error):
                 raise
 
     # All together

@@ -143,7 +143,7 @@ class Session:
         try:
             return await self.get(path, doing, **query)
         except CloudError as error:
-            if azure_errors.code(error) in azure_errors.GONE:
+            if azure_errors.gone(error):
                 return None
             raise
 

@@ -583,13 +583,13 @@ class Fake:
         wanted = (p["publisherName"], p["offer"], p["skus"])
         found = sorted((version for *parts, version in self.images if tuple(parts) == wanted), reverse=True)
         if not found:
-            raise Refused(404, "NotFound", f"Artifact: VMImage was not found: {wanted}")
+            raise Refused(404, "PlatformImageNotFound", f"The platform image '{wanted}' is not available.")
         return [{"name": v, "location": p["location"]} for v in found[: int(p.get("$top", 100))]]
 
     def _on_virtualMachineImages_get(self, p: Mapping[str, str]) -> Any:
         key = (p["publisherName"], p["offer"], p["skus"], p["version"])
         if key not in self.images:
-            raise Refused(404, "NotFound", f"Artifact: VMImage was not found: {key}")
+            raise Refused(404, "PlatformImageNotFound", f"The platform image '{key}' is not available.")
         _, architecture, generation = self.images[key]
         disk = {"operatingSystem": "Linux"}
         inside = {"architecture": architecture, "hyperVGeneration": generation, "osDiskImage": disk}
