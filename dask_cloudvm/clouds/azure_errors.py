@@ -19,6 +19,9 @@ CAPACITY = {
     "SkuNotAvailable",
     "ZonalAllocationFailed",
 }
+# No place for spot machines at this price, of this size, or of this subscription.
+TOO_DEAR = "SpotPriceGreaterThanProvidedMaxPrice"
+SPOT = {TOO_DEAR, "AzureSpotFeatureNotEnabledForSubscription", "AzureSpotIsNotSupportedForThisVMSize"}
 # A limit of the subscription: another size may count against another one, and so does spot.
 QUOTA = {"QuotaExceeded", "PublicIPCountLimitReached", "SubnetIsFull"}
 THROTTLED = {"TooManyRequests", "SubscriptionRequestsThrottled", "OperationTooManyRequests", "429"}
@@ -42,6 +45,8 @@ _POLICY = "'dask-cloudvm policy azure' prints all permissions that are needed"
 _QUOTAS = "ask for more at the portal's page Quotas, or use fewer or smaller machines"
 _HINTS = {
     **dict.fromkeys(CAPACITY, "give more entries in zone or machine_type (vm_size), or use spot: fallback"),
+    **dict.fromkeys(SPOT, "use spot: fallback, or change machine_type (vm_size)"),
+    TOO_DEAR: "raise max_price, or use spot: fallback",
     **dict.fromkeys(QUOTA, _QUOTAS),
     "PublicIPCountLimitReached": "set outbound_access: nat_gateway, or ask for more public addresses",
     "SubnetIsFull": "choose a larger subnet",
@@ -93,6 +98,8 @@ _FIELDS = {
     "resource group": "change resource_group",
     "location": "change region (location)",
 }
+# What OperationNotAllowed means, by its message.
+_MEANT = {TOO_DEAR: "max price .* lower than the current spot price", "QuotaExceeded": "quota"}
 _ACTION = re.compile(r"perform action '([\w./]+)'(?:.* over scope '([^']+)')?|linked scope\(s\) '([^']+)'", re.S)
 _NAMESPACE = re.compile(r"namespace '([\w.]+)'")
 
@@ -104,7 +111,7 @@ def code(error: BaseException | None) -> str:
 
 def of_place(error: CloudError) -> bool:
     """Whether another zone or size may do: there is no room, or no quota."""
-    return code(error) in CAPACITY | QUOTA
+    return code(error) in CAPACITY | SPOT | QUOTA
 
 
 def gone(error: CloudError) -> bool:
@@ -175,8 +182,8 @@ def _made(doing: str, error: Mapping[str, Any], status: int) -> CloudError:
     found = list(_reasons(error))
     telling = [each for each in found if each[0] not in _WRAPPERS] or found
     reason, message = telling[0]
-    if reason == "OperationNotAllowed" and "quota" in message.lower():
-        reason = "QuotaExceeded"
+    if reason == "OperationNotAllowed":
+        reason = next((name for name, said in _MEANT.items() if re.search(said, message, re.I | re.S)), reason)
     texts = dict.fromkeys(f"{_short(text)} ({why})" for why, text in telling)
     what = "; ".join(list(texts)[:3])
     hint = _hint(reason, f"{message} {error.get('target', '')}")

@@ -20,8 +20,8 @@ from dask_cloudvm.clouds import azure_options as given
 from dask_cloudvm.clouds.azure_facts import AzureFacts, Image, Type
 from dask_cloudvm.clouds.azure_network import STANDARD
 from dask_cloudvm.clouds.azure_options import TAG, seconds
-from dask_cloudvm.clouds.azure_session import COMPUTE as COMPUTE_VERSION
-from dask_cloudvm.clouds.azure_session import version
+from dask_cloudvm.clouds.azure_versions import COMPUTE as COMPUTE_VERSION
+from dask_cloudvm.clouds.azure_versions import version
 from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM
 from dask_cloudvm.clouds.common import PORT, changed, difference, listed
 from dask_cloudvm.errors import CloudError

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from dask_cloudvm._version import __version__
 from dask_cloudvm.clouds import azure_errors
+from dask_cloudvm.clouds.azure_versions import version
 from dask_cloudvm.errors import CloudError, CloudVMError
 from dask_cloudvm.threads import in_pool
 
@@ -36,17 +37,6 @@ PAUSE = 0.8  # seconds, the first of these
 LOOK = 1.0, 5.0  # seconds between two looks at an operation: the first, and the longest
 CHASSIS = Path("/sys/class/dmi/id/chassis_asset_tag"), "7783-7084-3265-9085-8269-3286-77"  # of every machine on Azure
 VARIABLES = ("AZURE_SUBSCRIPTION_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT")
-COMPUTE = "2025-04-01"  # from 2025-11-01 on secure boot is the default, by which NVIDIA's drivers may not load
-# By namespace, or by the kind in it that has versions of its own.
-VERSIONS = {
-    "microsoft.authorization": "2022-04-01",
-    "microsoft.compute": COMPUTE,
-    "microsoft.compute/galleries": "2025-03-03",
-    "microsoft.compute/skus": "2021-07-01",
-    "microsoft.managedidentity": "2023-01-31",
-    "microsoft.network": "2025-05-01",
-    "microsoft.resources": "2022-09-01",
-}
 T = TypeVar("T")
 
 
@@ -69,19 +59,6 @@ def _profile() -> list[Mapping[str, Any]]:
         ]
     except (OSError, ValueError, KeyError):
         return []
-    return found
-
-
-def version(path: str) -> str:
-    """The API version that a path is asked with, whatever its capitals. Raises CloudError."""
-    _, inside, rest = path.lower().rpartition("/providers/")
-    namespace, kind, *_ = [*rest.split("/"), "", ""]
-    if not inside or not kind:
-        namespace = "microsoft.resources"
-    found = VERSIONS.get(f"{namespace}/{kind}") or VERSIONS.get(namespace)
-    if not found:
-        hint = "check the resource ids among the options"
-        raise CloudError(doing="use Azure", what=f"{path} is of no kind that dask-cloudvm uses", hint=hint)
     return found
 
 
@@ -205,7 +182,7 @@ class Session:
 
     async def _followed(self, link: str, doing: str) -> Any:
         """An address that Azure gave; the token goes to Azure only."""
-        if not link.startswith(f"{self.endpoint}/"):
+        if origin(link) != origin(self.endpoint):
             raise CloudError(doing=doing, what=f"Azure points to another host ({urlsplit(link).netloc})", hint=_NETWORK)
         return (await in_pool(self._pool, self._send, "GET", link, doing)).body or {}
 
@@ -272,6 +249,16 @@ class Session:
                 self._credential = _credential()
                 self._pipeline = _pipeline(self._credential, f"{self.endpoint}/.default")
             return self._pipeline
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address, the same however it is written."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:  # none that there is
+        port = -1
+    return parts.scheme, parts.hostname or "", port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def operation_of(answer: Answer) -> str | None:

@@ -69,6 +69,7 @@ class Fake:
     address: str | None = None  # of every machine
     me: str = "203.0.113.7"
     capacity: dict[tuple[str, str | None, bool], int] = field(default_factory=dict)  # by size, zone, spot; else enough
+    price: float = 0.0  # of a spot machine
     quota: dict[str, int] = field(default_factory=dict)  # CPUs by family, cores, and PublicIPAddresses
     permissions: set[str] | None = None  # of the caller; None is all
     in_group: dict[str, set[str]] = field(default_factory=dict)  # by name in lower case: what it may there besides
@@ -86,7 +87,7 @@ class Fake:
     def reset(self) -> None:
         self.takes, self.latency, self.page, self.address, self.me = 0.0, 0.0, 500, None, "203.0.113.7"
         self.capacity, self.quota, self.permissions, self.faults, self.consoles = {}, {}, None, [], {}
-        self.in_group, self.conditional, self.propagation = {}, set(), 0
+        self.in_group, self.conditional, self.propagation, self.price = {}, set(), 0, 0.0
         self.on_run = self.on_end = None
         self.calls.clear()
         self.subscriptions = {SUBSCRIPTION: "Research"}
@@ -704,6 +705,7 @@ class Fake:
                 raise Refused(400, "InvalidParameter", "The value of parameter linuxConfiguration.ssh is invalid.")
         if inside.get("priority") != "Spot" and ("evictionPolicy" in inside or "billingProfile" in inside):
             raise Refused(409, "OperationNotAllowed", "Eviction policy can be set only on Azure Spot Virtual Machines.")
+        self._check_price(inside, size)
         if inside["networkProfile"]["networkApiVersion"] not in ("2020-11-01", "2022-11-01"):
             raise Refused(400, "InvalidParameter", "The value of parameter networkApiVersion is invalid.")
         for card in inside["networkProfile"]["networkInterfaceConfigurations"]:
@@ -712,6 +714,16 @@ class Fake:
         for id in (body.get("identity") or {}).get("userAssignedIdentities", {}):
             if id.lower() not in self.resources:
                 raise Refused(400, "FailedIdentityOperation", f"The user-assigned identity {id} was not found.")
+
+    def _check_price(self, inside: Any, size: str) -> None:
+        highest = (inside.get("billingProfile") or {}).get("maxPrice", -1)
+        if inside.get("priority") == "Spot" and -1 != highest < self.price:
+            message = (
+                f"Unable to perform operation 'Create VM' since the provided max price '{highest} USD' is lower than "
+                f"the current spot price '{self.price} USD' for Azure Spot VM size '{size}'. For more information, see "
+                "http://aka.ms/AzureSpot/errormessages."
+            )
+            raise Refused(409, "OperationNotAllowed", message)
 
     def _check_storage(self, storage: Any, size: str, plan: Any) -> None:
         reference = storage["imageReference"]

@@ -12,7 +12,7 @@ from azure_contract import ROUTES, compute, fields
 from azure_fake import SUBSCRIPTION, TOKEN
 from suite import run, subject, workers
 
-from dask_cloudvm.clouds import azure_session
+from dask_cloudvm.clouds import azure_versions
 
 ROOT = f"/subscriptions/{SUBSCRIPTION}"
 GROUP = f"{ROOT}/resourceGroups/my-group/providers"
@@ -127,7 +127,7 @@ def test_every_version_of_ours_is_one_that_the_packages_name():
         if name == "operations.get":
             continue
         for path in (route.path, route.path.lower(), route.path.upper()):
-            assert azure_session.version(path.replace("{namespace}", "x")) in route.versions, name
+            assert azure_versions.version(path.replace("{namespace}", "x")) in route.versions, name
 
 
 def test_the_models_have_the_names_of_the_wire():

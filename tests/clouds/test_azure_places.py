@@ -319,6 +319,27 @@ def test_spot_with_fallback_takes_on_demand_where_there_is_none(azure):
     assert "evictionPolicy" not in properties(azure)[-1] and "billingProfile" not in properties(azure)[-1]
 
 
+def test_a_spot_price_above_the_highest_is_like_no_capacity(azure):
+    azure.price = 0.5
+    it, made = capacity(azure, spot=True, max_price=0.25)
+    assert made == [] and "lower than the current spot price '0.5 USD'" in it.cloud.shortfall
+    assert it.cloud.shortfall.endswith("raise max_price, or use spot: fallback")
+    run(it.cloud.delete(run(it.cloud.list())))
+    it, made = capacity(azure, spot="fallback", max_price=0.25)
+    assert len(made) == 10 and not any(vm.spot for vm in run(it.cloud.list(CLUSTER)))
+    run(it.cloud.delete(run(it.cloud.list())))
+    assert len(capacity(azure, spot=True, max_price=0.5)[1]) == 10
+
+
+@pytest.mark.parametrize("code", ["AzureSpotFeatureNotEnabledForSubscription", "AzureSpotIsNotSupportedForThisVMSize"])
+def test_no_spot_for_a_size_or_a_subscription_is_like_no_capacity(azure, code):
+    vm = scheduler()
+    azure.faults = [Fault(MACHINE, "no", code, 409, times=3)]
+    it = on_azure(spot="fallback")
+    made = run(it.create("worker", workers(3), vm))
+    assert len(made) == 3 and it.cloud.shortfall == "" and not any(vm.spot for vm in made)
+
+
 def test_no_capacity_for_the_scheduler_is_said(azure):
     azure.capacity = {(D2, None, False): 0}
     it = on_azure()
@@ -531,6 +552,25 @@ def test_a_page_on_another_host_is_not_asked_for(azure, monkeypatch):
         azure, "_on_subscriptions_list", lambda p: {**real(p), "nextLink": "https://evil.example.com/x"}, raising=False
     )
     refused("Azure points to another host (evil.example.com)")
+
+
+@pytest.mark.parametrize(
+    ("link", "same"),
+    [
+        ("https://management.azure.com/x", True),
+        ("https://management.azure.com:443/x", True),
+        ("HTTPS://Management.Azure.com/x", True),
+        ("http://management.azure.com/x", False),
+        ("http://management.azure.com:443/x", False),
+        ("https://management.azure.com:8443/x", False),
+        ("https://management.azure.com:x/x", False),
+        ("https://management.azure.com.evil.example.com/x", False),
+        ("https://management.azure.com@evil.example.com/x", False),
+        ("https://evil.example.com/https://management.azure.com/x", False),
+    ],
+)
+def test_an_address_of_azures_own_counts_however_it_is_written(link, same):
+    assert (azure_session.origin(link) == azure_session.origin(azure_session.PUBLIC)) == same
 
 
 def test_other_clouds_of_azure(monkeypatch):
