@@ -113,7 +113,18 @@ class Azure:
             if time.monotonic() - begun > _patience(error):
                 raise error
             await asyncio.sleep(LOOK[0])
+            if azure_errors.code(error) == azure_errors.SUPERSEDED and await self._is_made(body["url"], begun + LIMIT):
+                break
         return []
+
+    async def _is_made(self, url: str, deadline: float) -> bool:
+        """Whether another launcher has made it: to make it once more would cancel that, and so on in turns."""
+        while time.monotonic() < deadline:
+            found = await self.session.find(url, SHARE)
+            if found is None or (state := found["properties"].get("provisioningState")) != "Updating":
+                return bool(found) and state == "Succeeded"
+            await asyncio.sleep(LOOK[0])
+        return False
 
     async def _put(self, body: Mapping[str, Any]) -> CloudError | None:
         try:

@@ -30,8 +30,10 @@ TAKEN = {"PreconditionFailed"}
 NOWHERE = {"SubscriptionNotFound"}  # says nothing about what was asked for
 DENIED = {"AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden", "403"}
 UNREGISTERED = {"MissingSubscriptionRegistration", "SubscriptionNotRegistered"}
+SUPERSEDED = "CanceledAndSupersededDueToAnotherOperation"
 # Parts of shared things that another launcher changes at this very moment.
 BUSY = {
+    SUPERSEDED,
     "AnotherOperationInProgress",
     "Conflict",
     "RetryableError",
@@ -39,7 +41,14 @@ BUSY = {
 }
 NEW = {"PrincipalNotFound", "RoleDefinitionDoesNotExist"}  # not known everywhere yet
 # Say no more than that something failed; the reason is in their details.
-_WRAPPERS = {"DeploymentFailed", "ResourceDeploymentFailure", "ResourceOperationFailure", "BadRequest", "Conflict"}
+_WRAPPERS = {
+    "DeploymentFailed",
+    "ResourceDeploymentFailure",
+    "ResourceOperationFailure",
+    "BadRequest",
+    "Conflict",
+    "Canceled",
+}
 
 _POLICY = "'dask-cloudvm policy azure' prints all permissions that are needed"
 _QUOTAS = "ask for more at the portal's page Quotas, or use fewer or smaller machines"

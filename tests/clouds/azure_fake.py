@@ -365,6 +365,8 @@ class Fake:
         record = self.operations[p["id"]]
         if record["done"] > time.monotonic():
             return {"status": "InProgress", "name": p["id"]}
+        if "canceled" in record:
+            return {"status": "Canceled", "name": p["id"], "error": record["canceled"]}
         if record["error"]:
             error = {"code": record["error"].code, "message": record["error"].message}
             return {"status": "Failed", "name": p["id"], "error": error}
@@ -387,8 +389,7 @@ class Fake:
         for address in properties.get("publicIpAddresses", ()):
             self._check_reference(address)
         if old and old["properties"]["provisioningState"] == "Updating":
-            message = f"Another operation on this or dependent resource is in progress. Resource '{id}'"
-            raise Refused(409, "AnotherOperationInProgress", message)
+            self._supersede(kind, old)
         if kind == "userAssignedIdentities":
             number = next(self._numbers)
             properties |= {"principalId": f"p-{number}", "clientId": f"c-{number}", "tenantId": TENANT}
@@ -403,7 +404,18 @@ class Fake:
             made["properties"]["provisioningState"] = "Failed" if later else "Succeeded"
 
         headers = self._operation(p, "Microsoft.Network", effect, later)
+        made["properties"]["_operation"] = max(self.operations)
         return 200 if old else 201, headers, self._shown(made)
+
+    def _supersede(self, kind: str, old: Mapping[str, Any]) -> None:
+        """The newer of two changes wins, but for addresses."""
+        if kind == "publicIPAddresses":
+            message = f"Another operation on this or dependent resource is in progress. Resource '{old['id']}'"
+            raise Refused(409, "AnotherOperationInProgress", message)
+        said = f"Operation Put{kind}Operation was canceled and superseded by operation Put{kind}Operation."
+        detail = {"code": "CanceledAndSupersededDueToAnotherOperation", "message": said}
+        error = {"code": "Canceled", "message": "Operation was canceled.", "details": [detail]}
+        self.operations[old["properties"]["_operation"]] |= {"done": 0.0, "effect": None, "canceled": error}
 
     def _unmake(self, kind: str, p: Mapping[str, str], later: Fault | None) -> tuple[int, dict[str, str], Any]:
         self._group_of(p)

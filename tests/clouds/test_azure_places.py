@@ -128,6 +128,35 @@ def test_launchers_at_once_share_what_they_make(azure):
     assert len(azure.of("userAssignedIdentities")) == len(azure.assigned) == 1
 
 
+def test_launchers_at_once_do_not_cancel_each_other_in_turns(azure):
+    """The later change cancels the earlier one, whose launcher takes what the other makes."""
+    scheduler()
+    azure.takes = 0.8
+    azure.calls.clear()
+
+    async def both():
+        made = (on_azure(firewall={"ports": [22]}).create("scheduler", [f"{CLUSTER}{i}-scheduler"]) for i in range(3))
+        return await asyncio.gather(*made)
+
+    assert len(run(both())) == 3
+    assert 2 <= azure.count()[GROUP] <= 3 and "canceled" in str(azure.operations)
+
+
+def test_a_change_that_was_canceled_for_another_one_is_made_again_where_that_failed(azure, monkeypatch):
+    said = [{"code": "CanceledAndSupersededDueToAnotherOperation", "message": "Operation was canceled and superseded."}]
+    canceled = {"status": "Canceled", "error": {"code": "Canceled", "message": "it was canceled", "details": said}}
+    real, answers = azure._on_operations_get, [canceled]
+
+    def get(p):
+        for each in azure.of("networkSecurityGroups"):
+            each["properties"]["provisioningState"] = "Failed" if answers else "Succeeded"
+        return answers.pop() if answers else real(p)
+
+    monkeypatch.setattr(azure, "_on_operations_get", get, raising=False)
+    scheduler()
+    assert azure.count()[GROUP] == 2 and len(azure.there()) == 1
+
+
 def test_a_role_that_not_all_of_azure_knows_yet_is_waited_for(azure, monkeypatch):
     azure.propagation = 3
     scheduler()
