@@ -79,7 +79,7 @@ class Azure:
         if role == "scheduler":
             port = {} if "port" in options["scheduler_options"] else {"port": facts.port}
             return bootstrap.scheduler(options, certificates, python=userdata.PYTHON, extra=port)
-        gpus = facts.types[common.listed(options["machine_type"])[0]].gpus
+        gpus = azure_facts.offered(options, facts.types)[0].gpus
         options = {**options, "worker_class": common.worker_class(options, gpus)}
         return bootstrap.worker(options, certificates, address, python=userdata.PYTHON)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dask_cloudvm.clouds import azure_errors, azure_identity, azure_network, azure_options, azure_policy, common
-from dask_cloudvm.clouds.azure_facts import Reader, Type
+from dask_cloudvm.clouds import azure_errors, azure_identity, azure_network, azure_options, azure_policy
+from dask_cloudvm.clouds.azure_facts import Reader, Type, offered
 from dask_cloudvm.clouds.azure_network import Place
 from dask_cloudvm.clouds.base import Check, Step, checks
 from dask_cloudvm.errors import CloudError
@@ -77,7 +77,7 @@ class Doctor:
 
     async def machine_types(self) -> str:
         self.types = await self.reader.types(self._place)
-        return ", ".join(f"{t.name} ({_describe(t)})" for t in self.types.values())
+        return "; ".join([", ".join(f"{t.name} ({_describe(t)})" for t in self.types.values()), *self.reader.notes])
 
     async def image(self) -> str:
         if not self.types:
@@ -125,7 +125,7 @@ class Doctor:
         """What the profile's first choices use up, by the quota's name."""
         found: dict[str, int] = {}
         for role, n in (("scheduler", 1), ("worker", self._workers())):
-            type = self.types[common.listed(self.cloud.roles[role]["machine_type"])[0]]
+            type = offered(self.cloud.roles[role], self.types)[0]
             spot = bool(self.values["spot"]) and role == "worker"
             for name in ["lowPriorityCores"] if spot else ["cores", type.family]:
                 found[name] = found.get(name, 0) + n * type.vcpus

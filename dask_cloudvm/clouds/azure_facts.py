@@ -82,6 +82,7 @@ class Reader:
         self.values, self.session = values, session
         self.roles = per_role("azure", values)
         self.type_names = list(dict.fromkeys(t for r in ROLES for t in listed(self.roles[r]["machine_type"])))
+        self.notes: tuple[str, ...] = ()
 
     async def read(self, scheduler: VM | None) -> AzureFacts:
         """Everything at once where possible: about as long as three calls one after the other."""
@@ -96,7 +97,8 @@ class Reader:
         return AzureFacts(
             port=port(self.values), nonce=secrets.token_hex(8), endpoint=self.session.endpoint, place=place,
             zones=zones(self.values), types=types, images=images, network=network, identity=identity.id, key=key,
-            setup=(*azure_network.resource_group(place), *identity.setup, *network.setup), notes=(identity.note,),
+            setup=(*azure_network.resource_group(place), *identity.setup, *network.setup),
+            notes=(identity.note, *self.notes),
         )  # fmt: skip
 
     # Place
@@ -123,16 +125,23 @@ class Reader:
     # Sizes
 
     async def types(self, place: Place) -> dict[str, Type]:
-        """https://learn.microsoft.com/en-us/rest/api/compute/resource-skus/list"""
+        """The sizes that are offered; of several in a list some may be missing, which ``notes`` then say.
+
+        https://learn.microsoft.com/en-us/rest/api/compute/resource-skus/list
+        """
         path = f"{place.root}/providers/Microsoft.Compute/skus"
         listing = await self.session.pages(path, WHY, {"$filter": f"location eq '{place.region}'"})
         machines = {each["name"].lower(): each for each in listing if each["resourceType"] == "virtualMachines"}
-        found = {name: _type(name, machines[name.lower()]) for name in self.type_names if name.lower() in machines}
-        if unknown := [name for name in self.type_names if name not in found]:
-            what = f"region {place.region} has no VM size {', '.join(unknown)}"
-            raise CloudError(doing=WHY, what=what, hint="change machine_type (vm_size) or region (location)")
-        for name, type in found.items():
-            _check_offer(name, machines[name.lower()], type, place, zones(self.values))
+        found, missing = dict[str, Type](), dict[str, CloudError]()
+        for name in self.type_names:
+            try:
+                found[name] = _offered(name, machines.get(name.lower()), place, zones(self.values))
+            except CloudError as error:
+                missing[name] = error
+        for role in ROLES:
+            if not offered(self.roles[role], found):
+                raise missing[listed(self.roles[role]["machine_type"])[0]]
+        self.notes = tuple(f"{error.facts['what']}; the others in machine_type are used" for error in missing.values())
         return found
 
     # Images
@@ -140,9 +149,9 @@ class Reader:
     async def images(self, types: Mapping[str, Type], place: Place) -> dict[tuple[str, str], Image]:
         """https://learn.microsoft.com/en-us/rest/api/compute/virtual-machine-images/get"""
         wanted = {
-            (role, name): candidates(self.roles[role], types[name])
+            (role, type.name): candidates(self.roles[role], type)
             for role in ROLES
-            for name in listed(self.roles[role]["machine_type"])
+            for type in offered(self.roles[role], types)
         }
         keys = {key: repr(references) for key, references in wanted.items()}
         several = {repr(references): references for references in wanted.values()}
@@ -201,6 +210,11 @@ class Reader:
         return Image(reference, int(size or 0), inside.get("architecture") or "")
 
 
+def offered(options: Mapping[str, Any], types: Mapping[str, Type]) -> list[Type]:
+    """The sizes to try for a role, the first choice first: those of the options that there are."""
+    return [types[name] for name in listed(options["machine_type"]) if name in types]
+
+
 def candidates(options: Mapping[str, Any], type: Type) -> tuple[Mapping[str, str], ...]:
     """The image references that an option may mean, the likeliest first."""
     if (chosen := azure_options.image(options)) is not None:
@@ -232,7 +246,12 @@ def _type(name: str, sku: Mapping[str, Any]) -> Type:
     )
 
 
-def _check_offer(name: str, sku: Mapping[str, Any], type: Type, place: Place, wanted: tuple[str, ...]) -> None:
+def _offered(name: str, sku: Mapping[str, Any] | None, place: Place, wanted: tuple[str, ...]) -> Type:
+    """The size of this name. Raises CloudError where the subscription cannot have it there."""
+    if sku is None:
+        what = f"region {place.region} has no VM size {name}"
+        raise CloudError(doing=WHY, what=what, hint="change machine_type (vm_size) or region (location)")
+    type = _type(name, sku)
     for each in sku.get("restrictions", ()):
         if each["type"] == "Location":
             what = f"{name} is not available to this subscription in {place.region} ({each.get('reasonCode', '')})"
@@ -242,6 +261,7 @@ def _check_offer(name: str, sku: Mapping[str, Any], type: Type, place: Place, wa
         offers = ", ".join(type.zones or ()) or "none"
         what = f"no zone of {', '.join(wanted)} offers {name} in {place.region}"
         raise CloudError(doing=WHY, what=what, hint=f"change zone ({offers} offer it) or machine_type (vm_size)")
+    return type
 
 
 # SSH

@@ -17,13 +17,13 @@ from dask_cloudvm._version import __version__
 from dask_cloudvm.bootstrap import protocol
 from dask_cloudvm.checks import merge
 from dask_cloudvm.clouds import azure_options as given
-from dask_cloudvm.clouds.azure_facts import AzureFacts, Image, Type
+from dask_cloudvm.clouds.azure_facts import AzureFacts, Image, Type, offered
 from dask_cloudvm.clouds.azure_network import STANDARD
 from dask_cloudvm.clouds.azure_options import TAG, seconds
 from dask_cloudvm.clouds.azure_versions import COMPUTE as COMPUTE_VERSION
 from dask_cloudvm.clouds.azure_versions import version
 from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM
-from dask_cloudvm.clouds.common import PORT, changed, difference, listed
+from dask_cloudvm.clouds.common import PORT, changed, difference
 from dask_cloudvm.errors import CloudError
 from dask_cloudvm.plan import Machine, Request
 
@@ -125,7 +125,7 @@ def places(options: Mapping[str, Any], role: str, facts: AzureFacts) -> list[tup
 
     Raises CloudError where machines would differ.
     """
-    types = [facts.types[name] for name in listed(options["machine_type"])]
+    types = offered(options, facts.types)
     wanted: Sequence[str | None] = facts.zones or (None,)
     found = [(t, z) for t in types for z in wanted if t.zones is None or z is None or z in t.zones]
     if len({t.gpus != 0 for t, _ in found}) > 1:

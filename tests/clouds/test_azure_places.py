@@ -87,6 +87,23 @@ def test_sizes_that_are_not_there_or_not_for_this_subscription(azure):
     refused("change zone (3 offer it)", machine_type=D4, zone=1)
 
 
+def test_of_a_list_of_sizes_those_that_are_offered_are_tried(azure):
+    azure.restricted[D4] = [{"type": "Location", "values": ["eastus"], "reasonCode": "NotAvailableForSubscription"}]
+    it = on_azure(worker_machine_type=["Standard_X1", D4, D4A])
+    made = run(it.cluster(2))
+    assert len(made) == 3 and it.cloud.shortfall == ""
+    sizes = [each["hardwareProfile"]["vmSize"] for each in properties(azure)]
+    assert sizes == [D2, D4A, D4A]
+    first, *others = run(on_azure(worker_machine_type=[D4, D4A]).cloud.facts(None)).notes
+    assert "delete themselves" in first and others == [
+        "Standard_D4s_v5 is not available to this subscription in eastus (NotAvailableForSubscription); "
+        "the others in machine_type are used"
+    ]
+    assert others[0] in next(c.text for c in run(it.cloud.doctor()) if c.what == "machine types")
+    refused("region eastus has no VM size Standard_X1", worker_machine_type=["Standard_X1", D4])
+    assert run(on_azure(zone=3, machine_type=[D4A, D2]).cloud.facts(None)).types.keys() == {D2}
+
+
 # Network
 
 
