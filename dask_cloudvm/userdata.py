@@ -132,7 +132,7 @@ def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
         "LimitNOFILE=524288",
         *(f"ExecStartPre={program} {FOLDER}/{name}" for name, program in steps.items() if name in files),
         f"ExecStart=/usr/bin/python3 {FOLDER}/run",
-        *([f"ExecStopPost=/bin/bash {FOLDER}/gone"] if "gone" in files else []),
+        *([f"ExecStopPost=/bin/bash {FOLDER}/gone", "TimeoutStopSec=15min"] if "gone" in files else []),
         "TimeoutStartSec=1h",
         "StandardOutput=journal+console",
         "StandardError=journal+console",

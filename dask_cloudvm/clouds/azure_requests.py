@@ -18,9 +18,9 @@ from dask_cloudvm.bootstrap import protocol
 from dask_cloudvm.checks import merge
 from dask_cloudvm.clouds import azure_options as given
 from dask_cloudvm.clouds.azure_facts import AzureFacts, Image, Type, offered
+from dask_cloudvm.clouds.azure_gone import gone
 from dask_cloudvm.clouds.azure_network import STANDARD
 from dask_cloudvm.clouds.azure_options import TAG, seconds
-from dask_cloudvm.clouds.azure_versions import COMPUTE as COMPUTE_VERSION
 from dask_cloudvm.clouds.azure_versions import version
 from dask_cloudvm.clouds.base import ENDED, PENDING, RUNNING, VM
 from dask_cloudvm.clouds.common import PORT, changed, difference
@@ -220,58 +220,6 @@ def _network(options: Mapping[str, Any], role: str, facts: AzureFacts, type: Typ
         card["networkSecurityGroup"] = {"id": facts.network.security_group}
     cards = [{"name": f"{NAME}-nic", "properties": card}]
     return {"networkApiVersion": NETWORK_VERSION, "networkInterfaceConfigurations": cards}
-
-
-def gone(identities: Sequence[str], endpoint: str) -> str:
-    """The script by which a machine deletes itself, by one of these identities; else it deallocates itself.
-
-    A machine that only switches off is billed on.
-    """
-    if not identities:
-        return ""
-    text = _GONE.replace("@IDENTITIES@", repr(list(identities))).replace("@ENDPOINT@", endpoint)
-    return text.replace("@VERSION@", COMPUTE_VERSION)
-
-
-# https://learn.microsoft.com/en-us/azure/virtual-machines/instance-metadata-service
-_GONE = """\
-exec /usr/bin/python3 - <<'END'
-import json, time, urllib.parse, urllib.request
-
-def get(what, **query):
-    url = "http://169.254.169.254/metadata/" + what + "?" + urllib.parse.urlencode(query)
-    request = urllib.request.Request(url, headers={"Metadata": "true"})
-    open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-    return json.loads(open(request, timeout=10).read())
-
-def ask(method, url, token):
-    headers = {"Authorization": "Bearer " + token, "Content-Length": "0"}
-    urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=30)
-
-def end():
-    why = ""
-    for pause in (1, 2, 4, 8, 0):
-        for identity in @IDENTITIES@:
-            try:
-                which = {"msi_res_id": identity} if identity else {}
-                query = {"api-version": "2018-02-01", "resource": "@ENDPOINT@/", **which}
-                token = get("identity/oauth2/token", **query)["access_token"]
-                machine = get("instance/compute", **{"api-version": "2021-02-01"})["resourceId"]
-            except Exception as error:
-                why = error
-                continue
-            for method, verb in (("DELETE", ""), ("POST", "/deallocate")):
-                try:
-                    return ask(method, "@ENDPOINT@" + machine + verb + "?api-version=@VERSION@", token)
-                except Exception as error:
-                    detail = error.read().decode(errors="replace") if hasattr(error, "read") else ""
-                    why = str(error) + " " + detail[:500]
-        time.sleep(pause)
-    print("This machine can neither delete nor deallocate itself. It switches off, and is billed on:", why)
-
-end()
-END
-"""
 
 
 # What exists

@@ -9,15 +9,15 @@ import subprocess
 import time
 
 import pytest
-from azure_boot import files
-from azure_fake import user_data
+from azure_boot import cloud_config, files
+from azure_fake import Fault, user_data
 from azure_mgmt import snake_case
 from suite import CLUSTER, run, subject, workers
 
 from dask_cloudvm import plan as planning
 from dask_cloudvm import tls
 from dask_cloudvm.clouds import azure as azure_module
-from dask_cloudvm.clouds import azure_identity, azure_maker, azure_session
+from dask_cloudvm.clouds import azure_gone, azure_identity, azure_maker, azure_session
 from dask_cloudvm.errors import CloudVMError
 from dask_cloudvm.userdata import pack
 
@@ -125,7 +125,7 @@ def test_a_list_is_four_calls_however_many_machines(azure):
 def test_the_event_loop_is_never_blocked(azure):
     """The bound is generous, as fake and launcher share an interpreter: a call takes a second, and would block for it.
 
-    benchmarks/azure.py measures with the fake in a process of its own.
+    benchmarks/azure_vms.py measures with the fake in a process of its own.
     """
     longest = 0.0
 
@@ -452,17 +452,15 @@ def test_the_role_of_the_machines_is_made_once_for_two_regions(azure):
 
 @pytest.mark.parametrize("identity", [None, "system"])
 @pytest.mark.parametrize("allowed", ["delete", "deallocate", "nothing"])
-def test_the_script_by_which_a_machine_removes_itself(azure, azure_server, identity, allowed):
+def test_the_script_by_which_a_machine_removes_itself(azure, azure_server, monkeypatch, identity, allowed):
+    monkeypatch.setattr(azure_gone, "PATIENCE", 0)
     scheduler(identity=identity)
-    script = files(bodies(azure)[0])["gone"]
-    assert script.count("http://169.254.169.254") == 1 and azure_server[1] in script
-    script = script.replace("http://169.254.169.254", azure_server[1]).replace("(1, 2, 4, 8, 0)", "(0, 0)")
     azure.permissions = {
         "delete": everything(),
         "deallocate": {"Microsoft.Compute/virtualMachines/deallocate/action"},
         "nothing": set(),
     }[allowed]
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    done = gone(azure, azure_server)
     azure.permissions = None
     assert (azure.leftovers() == []) == (allowed == "delete")
     if allowed == "deallocate":
@@ -470,6 +468,37 @@ def test_the_script_by_which_a_machine_removes_itself(azure, azure_server, ident
         assert not vm.alive
     assert ("is billed on" in done.stdout) == (allowed == "nothing")
     assert ("Microsoft.Compute/virtualMachines/deallocate/action" in done.stdout) == (allowed == "nothing")
+
+
+def gone(azure, azure_server):
+    """What becomes of the script of the first machine, whose metadata comes from the fake."""
+    script = files(bodies(azure)[0])["gone"]
+    assert script.count("http://169.254.169.254") == 1 and azure_server[1] in script
+    script = script.replace("http://169.254.169.254", azure_server[1])
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(401, 3), (403, 3), (429, 3), (500, 3), (404, 1), (400, 1)])
+def test_a_machine_goes_on_deleting_itself_while_its_role_may_not_be_known_yet(azure, azure_server, status, tries):
+    """It takes minutes: whoever gives up before is billed on."""
+    unit = files_by_path(scheduler_body(azure))["/etc/systemd/system/dask-cloudvm.service"]
+    assert "TimeoutStopSec=15min" in unit and azure_gone.PATIENCE < 15 * 60
+    kinds = ("virtualMachines.delete", "virtualMachines.deallocate")
+    azure.faults = [Fault(kind, "no", "X", status, times=2, retry_after="1") for kind in kinds]
+    began = time.monotonic()
+    done = gone(azure, azure_server)
+    assert azure.count()[kinds[0]] == tries and (time.monotonic() - began >= 2) == (tries == 3)
+    assert (azure.leftovers() == []) == (tries == 3)
+    assert ("is billed on" in done.stdout) == (status == 400)
+
+
+def scheduler_body(azure):
+    scheduler()
+    return bodies(azure)[0]
+
+
+def files_by_path(body):
+    return {each["path"]: each["content"] for each in cloud_config(body)["write_files"]}
 
 
 def everything():
