@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DOING = "check the subscription"
 PROVIDERS = ("Microsoft.Compute", "Microsoft.Network")
+IDENTITIES = "Microsoft.ManagedIdentity"  # where machines share one
 DELETE = "Microsoft.Compute/virtualMachines/delete"
 
 
@@ -63,12 +64,13 @@ class Doctor:
 
     async def providers(self) -> str:
         """https://learn.microsoft.com/en-us/rest/api/resources/providers/get"""
-        for name in PROVIDERS:
+        needed = [*PROVIDERS, *([IDENTITIES] if azure_identity.chosen(self.values) is None else [])]
+        for name in needed:
             found = await self.session.get(f"{await self.session.root()}/providers/{name}", DOING)
             if (state := found.get("registrationState")) not in ("Registered", "Registering"):
                 hint = f"register it by: az provider register --namespace {name}"
                 raise CloudError(doing=DOING, what=f"{name} is {state}", hint=hint)
-        return f"{', '.join(PROVIDERS)} are registered"
+        return f"{', '.join(needed)} are registered"
 
     async def place(self) -> str:
         self.place_ = await self.reader.place(None)

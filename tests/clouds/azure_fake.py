@@ -225,6 +225,7 @@ class Fake:
                 raise Refused(404, "SubscriptionNotFound", message)
             later = self._fault(name)
             self._authorize(name, p, body)
+            self._check_registered(path)
             self._advance()
             p["base"] = f"{headers.get('X-Forwarded-Proto', 'http')}://{headers['Host']}"
             status, more, answer = self._act(name, p, body, headers, later)
@@ -538,6 +539,14 @@ class Fake:
     def _on_roleDefinitions_createOrUpdate(self, p: Mapping[str, str], body: Any, *_: Any) -> Any:
         self.roles[p["name"]] = {"name": p["name"], **body}
         return 201, {}, self.roles[p["name"]]
+
+    def _check_registered(self, path: str) -> None:
+        """Authorization and Resources are always."""
+        _, inside, rest = path.lower().rpartition("/providers/")
+        known = {each.lower() for each in self.registered} | {"microsoft.authorization"}
+        if inside and "/" in rest and (namespace := rest.split("/")[0]) not in known:
+            message = f"The subscription is not registered to use namespace '{namespace}'."
+            raise Refused(409, "MissingSubscriptionRegistration", message)
 
     def _authorize(self, name: str, p: Mapping[str, str], body: Any) -> None:
         allowed = self._allowed(p)

@@ -178,9 +178,16 @@ def test_a_healthy_subscription(azure):
 
 
 def test_providers_that_are_not_registered(azure):
-    azure.registered.remove("Microsoft.Network")
-    code, found = lines()
-    assert code == 1 and "az provider register --namespace Microsoft.Network" in found["providers"]
+    for name in sorted(azure.registered):
+        azure.registered = azure.registered - {name}
+        code, found = lines()
+        assert code == 1 and f"az provider register --namespace {name}" in found["providers"]
+        with pytest.raises(CloudVMError, match=f"(?i)az provider register --namespace {name}"):
+            run(life())
+        azure.registered = azure.registered | {name}
+    azure.registered.remove("Microsoft.ManagedIdentity")
+    assert lines("identity=system")[1]["providers"].startswith("ok")
+    run(life(identity="none"))
 
 
 def test_too_small_a_quota(azure):
