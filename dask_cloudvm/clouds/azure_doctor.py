@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 DOING = "check the subscription"
 PROVIDERS = ("Microsoft.Compute", "Microsoft.Network")
 IDENTITIES = "Microsoft.ManagedIdentity"  # where machines share one
+# Every quota that an address of ours counts against; a subscription has some of them.
+ADDRESSES = (
+    "IPv4StandardSkuPublicIpAddresses",
+    "PublicIPAddresses",
+    "StandardSkuPublicIpAddresses",
+    "StaticPublicIPAddresses",
+)
 DELETE = "Microsoft.Compute/virtualMachines/delete"
 
 
@@ -116,7 +123,7 @@ class Doctor:
         listed = await self.session.pages(f"{self._place.root}/providers/Microsoft.Compute/{where}", DOING)
         listed += await self.session.pages(f"{self._place.root}/{azure_network.NETWORK}/{where}", DOING)
         left = {each["name"]["value"].lower(): int(each["limit"] - each["currentValue"]) for each in listed}
-        wanted = self.wanted()
+        wanted = {name: n for name, n in self.wanted().items() if name not in ADDRESSES or name.lower() in left}
         for name, number in wanted.items():
             if number > left.get(name.lower(), number):
                 what = f"{number} of {name} are wanted in {self._place.region}, {left[name.lower()]} are left"
@@ -131,8 +138,8 @@ class Doctor:
             spot = bool(self.values["spot"]) and role == "worker"
             for name in ["lowPriorityCores"] if spot else ["cores", type.family]:
                 found[name] = found.get(name, 0) + n * type.vcpus
-            if azure_options.public_ip(self.values, role):
-                found["PublicIPAddresses"] = found.get("PublicIPAddresses", 0) + n
+            for name in ADDRESSES if azure_options.public_ip(self.values, role) else ():
+                found[name] = found.get(name, 0) + n
         return found
 
     def _workers(self) -> int:

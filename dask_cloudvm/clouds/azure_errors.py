@@ -23,7 +23,8 @@ CAPACITY = {
 TOO_DEAR = "SpotPriceGreaterThanProvidedMaxPrice"
 SPOT = {TOO_DEAR, "AzureSpotFeatureNotEnabledForSubscription", "AzureSpotIsNotSupportedForThisVMSize"}
 # A limit of the subscription: another size may count against another one, and so does spot.
-QUOTA = {"QuotaExceeded", "PublicIPCountLimitReached", "SubnetIsFull"}
+ADDRESSES = "PublicIPCountLimitReached"  # each kind of addresses has a limit, and a code that ends so
+QUOTA = {"QuotaExceeded", ADDRESSES, "SubnetIsFull"}
 THROTTLED = {"TooManyRequests", "SubscriptionRequestsThrottled", "OperationTooManyRequests", "429"}
 GONE = {"NotFound", "ParentResourceNotFound", "ResourceGroupNotFound", "ResourceNotFound"}
 TAKEN = {"PreconditionFailed"}
@@ -57,7 +58,7 @@ _HINTS = {
     **dict.fromkeys(SPOT, "use spot: fallback, or change machine_type (vm_size)"),
     TOO_DEAR: "raise max_price, or use spot: fallback",
     **dict.fromkeys(QUOTA, _QUOTAS),
-    "PublicIPCountLimitReached": "set outbound_access: nat_gateway, or ask for more public addresses",
+    ADDRESSES: "set outbound_access: nat_gateway, or ask for more public addresses",
     "SubnetIsFull": "choose a larger subnet",
     **dict.fromkeys(THROTTLED, "wait a minute; other programs in this subscription may be using up the limit"),
     **dict.fromkeys(DENIED, _POLICY),
@@ -193,6 +194,8 @@ def _made(doing: str, error: Mapping[str, Any], status: int) -> CloudError:
     reason, message = telling[0]
     if reason == "OperationNotAllowed":
         reason = next((name for name, said in _MEANT.items() if re.search(said, message, re.I | re.S)), reason)
+    if reason.lower().endswith(ADDRESSES.lower()):
+        reason = ADDRESSES
     texts = dict.fromkeys(f"{_short(text)} ({why})" for why, text in telling)
     what = "; ".join(list(texts)[:3])
     hint = _hint(reason, f"{message} {error.get('target', '')}")
@@ -223,4 +226,4 @@ def _hint(reason: str, message: str) -> str:
 
 def hint_of_quota(name: str) -> str:
     """What to do about a quota of this name."""
-    return _HINTS["PublicIPCountLimitReached"] if "PublicIP" in name else _QUOTAS
+    return _HINTS[ADDRESSES] if "publicip" in name.lower() else _QUOTAS

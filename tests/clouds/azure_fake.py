@@ -40,6 +40,16 @@ SIZES: dict[str, tuple[int, float, str, int, str, tuple[str, ...], str]] = {
     "Standard_NC12s_v3": (12, 224, "x64", 2, "standardNCSv3Family", ("1", "2"), "V1,V2"),
     "Standard_NC4as_T4_v3": (4, 28, "x64", 1, "Standard NCASv3_T4 Family", ("1", "2"), "V1,V2"),
 }
+# Quotas of addresses, of which each of ours (of Standard SKU and static) uses one up -> code and words of the refusal.
+ADDRESSES = {
+    "PublicIPAddresses": ("PublicIPCountLimitReached", "public IP addresses"),
+    "StaticPublicIPAddresses": (
+        "StaticPublicIPCountLimitReached", "public IP addresses with static allocation method"
+    ),
+    "IPv4StandardSkuPublicIpAddresses": (
+        "IPv4StandardSkuPublicIpCountLimitReached", "IPv4 Standard SKU public IP addresses"
+    ),
+}  # fmt: skip
 DISKS = ("StandardSSD_LRS", "StandardSSD_ZRS", "Premium_LRS", "Premium_ZRS", "Standard_LRS")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 CREATED = "2026-11-21T04:12:54.1234567+00:00"
@@ -70,7 +80,7 @@ class Fake:
     me: str = "203.0.113.7"
     capacity: dict[tuple[str, str | None, bool], int] = field(default_factory=dict)  # by size, zone, spot; else enough
     price: float = 0.0  # of a spot machine
-    quota: dict[str, int] = field(default_factory=dict)  # CPUs by family, cores, and PublicIPAddresses
+    quota: dict[str, int] = field(default_factory=dict)  # CPUs by family, cores, and of addresses
     permissions: set[str] | None = None  # of the caller; None is all
     in_group: dict[str, set[str]] = field(default_factory=dict)  # by name in lower case: what it may there besides
     conditional: set[str] = field(default_factory=set)  # of these, what it may do on conditions that are not met
@@ -389,6 +399,8 @@ class Fake:
             self._check_rule(rule["properties"])
         for address in properties.get("publicIpAddresses", ()):
             self._check_reference(address)
+        if kind == "publicIPAddresses" and not old:
+            self._check_addresses()
         if old and old["properties"]["provisioningState"] == "Updating":
             self._supersede(kind, old)
         if kind == "userAssignedIdentities":
@@ -590,10 +602,10 @@ class Fake:
         return {"value": [self._usage(name, self._used(name)) for name in names]}
 
     def _on_networkUsages_list(self, p: Mapping[str, str]) -> Any:
-        return {"value": [self._usage("PublicIPAddresses", len(self.of("publicIPAddresses")))]}
+        return {"value": [self._usage(name, len(self.of("publicIPAddresses"))) for name in ADDRESSES]}
 
     def _usage(self, name: str, used: int) -> dict[str, Any]:
-        usual = 1000 if name == "PublicIPAddresses" else 350
+        usual = 1000 if name in ADDRESSES else 350
         text = {"value": name, "localizedValue": name}
         return {"name": text, "unit": "Count", "currentValue": used, "limit": self.quota.get(name, usual)}
 
@@ -787,10 +799,15 @@ class Fake:
                     "https://aka.ms/ProdportalCRP/#blade/ by specifying parameters listed in the 'Details' section."
                 )
                 raise Refused(409, "OperationNotAllowed", message)
-        limit = self.quota.get("PublicIPAddresses", 100_000)
-        if "publicIPAddressConfiguration" in json.dumps(body) and len(self.of("publicIPAddresses")) >= limit:
-            message = f"Cannot create more than {limit} public IP addresses for this subscription in this region."
-            raise Refused(400, "PublicIPCountLimitReached", message)
+        if "publicIPAddressConfiguration" in json.dumps(body):
+            self._check_addresses()
+
+    def _check_addresses(self) -> None:
+        for name, (code, kind) in ADDRESSES.items():
+            limit = self.quota.get(name, 100_000)
+            if len(self.of("publicIPAddresses")) >= limit:
+                message = f"Cannot create more than {limit} {kind} for this subscription in this region."
+                raise Refused(400, code, message)
 
     def _allocate(self, body: Any) -> Fault | None:
         zone = next(iter(body.get("zones") or ()), None)

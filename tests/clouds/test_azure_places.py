@@ -9,7 +9,7 @@ import re
 from unittest.mock import AsyncMock
 
 import pytest
-from azure_fake import OTHER, SIZES, SUBSCRIPTION, Fault
+from azure_fake import ADDRESSES, OTHER, SIZES, SUBSCRIPTION, Fault
 from suite import CLUSTER, alive, run, subject, workers
 from test_azure import (
     D2,
@@ -339,8 +339,9 @@ def test_another_family_has_a_quota_of_its_own(azure):
     assert len(made) == 10 and it.cloud.shortfall == ""
 
 
-def test_too_few_public_addresses_name_the_other_way(azure):
-    azure.quota["PublicIPAddresses"] = 3
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_too_few_public_addresses_name_the_other_way(azure, name):
+    azure.quota[name] = 3
     it, made = capacity(azure)
     assert len(made) == 2 and "set outbound_access: nat_gateway" in it.cloud.shortfall
 

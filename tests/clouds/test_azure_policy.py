@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from azure_fake import SUBSCRIPTION, WHO, Fault
+from azure_fake import ADDRESSES, SUBSCRIPTION, WHO, Fault
 from click.testing import CliRunner
 from suite import CLUSTER, run, subject, workers
 
@@ -172,7 +172,8 @@ def test_a_healthy_subscription(azure):
     assert SUBSCRIPTION in found["subscription"] and "dask-cloudvm-eastus, to be made" in found["place"]
     assert "Standard_D2s_v5 (2 CPUs, 8 GiB, x64)" in found["machine types"]
     assert "22 of 350 left (cores), 22 of 350 left (standardDSv5Family)" in found["quota"]
-    assert "11 of 1000 left (PublicIPAddresses)" in found["quota"]
+    assert "11 of 1000 left (IPv4StandardSkuPublicIpAddresses)" in found["quota"]
+    assert "StandardSkuPublicIpAddresses" not in found["quota"].replace("IPv4StandardSku", "")
     assert "machines delete themselves when Dask ends on them" in found["removal"]
     assert azure.writes() == []
 
@@ -197,10 +198,12 @@ def test_too_small_a_quota(azure):
     azure.quota = {"lowPriorityCores": 4}
     code, found = lines("n_workers=10", "spot=true")
     assert code == 1 and "20 of lowPriorityCores are wanted in eastus, 4 are left" in found["quota"]
-    azure.quota = {"PublicIPAddresses": 5}
-    code, found = lines("n_workers=10")
-    assert code == 1 and "outbound_access: nat_gateway" in found["quota"]
-    assert lines("n_workers=10", "outbound_access=nat_gateway")[0] == 0
+    for name in ADDRESSES:
+        azure.quota = {name: 5}
+        code, found = lines("n_workers=10")
+        assert code == 1 and f"11 of {name} are wanted" in found["quota"]
+        assert "outbound_access: nat_gateway" in found["quota"]
+        assert lines("n_workers=10", "outbound_access=nat_gateway")[0] == 0
 
 
 def test_missing_permissions(azure):
