@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dask_cloudvm.clouds import azure_errors, azure_identity, azure_network, azure_options, azure_policy
 from dask_cloudvm.clouds.azure_facts import Reader, Type, offered
@@ -25,7 +25,6 @@ ADDRESSES = (
     "StandardSkuPublicIpAddresses",
     "StaticPublicIPAddresses",
 )
-DELETE = "Microsoft.Compute/virtualMachines/delete"
 
 
 class Doctor:
@@ -36,6 +35,7 @@ class Doctor:
         self.reader = Reader(self.values, self.session)
         self.place_: Place | None = None
         self.types: Mapping[str, Type] = {}
+        self.makes = True  # parts that clusters share, as far as is known
 
     async def run(self) -> list[Check]:
         """Every check in turn; what needs an earlier one that failed is left out."""
@@ -97,6 +97,7 @@ class Doctor:
     async def network(self) -> str:
         network = await azure_network.read(self.values, self.session, self._place, None)
         shared = [path.split("/")[-1] for path, _ in network.setup]
+        self.makes = bool(shared)
         made = f"to be made: {', '.join(shared)}" if shared else "all is there"
         way = azure_options.outbound(self.values)
         return f"{network.subnet}; {made}; workers reach the internet by {way}"
@@ -106,7 +107,10 @@ class Doctor:
         scope = self._place.path if self._place.exists else self._place.root
         granted = await self.session.pages(f"{scope}/providers/Microsoft.Authorization/permissions", DOING)
         parts = azure_policy.policies(None)
-        wanted = sorted({action for part in ("setup", "ongoing") for action in parts[part]["Actions"]})
+        needed = ("setup", "ongoing") if self.makes or not self._place.exists else ("ongoing",)
+        gateway = azure_options.outbound(self.values) == "nat_gateway"
+        actions = {action for part in needed for action in parts[part]["Actions"]}
+        wanted = sorted(action for action in actions if gateway or "/natGateways/" not in action)
         if missing := [action for action in wanted if not azure_identity.allows(granted, action)]:
             what = f"{len(missing)} of {len(wanted)} are missing: {', '.join(missing)}"
             raise CloudError(doing=DOING, what=what, hint="'dask-cloudvm policy azure' prints roles that have them")
@@ -156,27 +160,40 @@ class Doctor:
         if "" in ids and len(ids) == 1:
             what = "machines have an identity of their own each, which nobody can grant anything before they exist"
             raise CloudError(doing=DOING, what=what, hint=f"use a user-assigned one; {_GRANT}")
-        for id in sorted(ids - {""}):
-            await self._may_delete(id)
-        return azure_identity.DELETE
+        found = {await self._ends(id) for id in sorted(ids - {""})}
+        return next(text for text in reversed(_ENDS.values()) if text in found)
 
-    async def _may_delete(self, id: str) -> None:
-        """https://learn.microsoft.com/en-us/rest/api/authorization/role-assignments/list-for-scope"""
+    async def _ends(self, id: str) -> str:
+        """What an identity lets a machine do to itself."""
+        granted = await self._granted(id)
+        for action, text in _ENDS.items():
+            if azure_identity.allows(granted, action):
+                return text
+        what = f"identity {id.split('/')[-1]} may not delete machines in {self._place.group}: they would be billed on"
+        raise CloudError(doing=DOING, what=what, hint=_GRANT)
+
+    async def _granted(self, id: str) -> list[Mapping[str, Any]]:
+        """The permissions of an identity where machines are.
+
+        https://learn.microsoft.com/en-us/rest/api/authorization/role-assignments/list-for-scope
+        """
         found = await self.session.find(id, DOING)
         if found is None:
             raise CloudError(doing=DOING, what=f"there is no identity {id}", hint="change identity")
         roles = f"{self._place.root}/providers/Microsoft.Authorization"
         query = {"$filter": f"assignedTo('{found['properties']['principalId']}')"}
+        permissions: list[Mapping[str, Any]] = []
         for each in await self.session.pages(f"{roles}/roleAssignments", DOING, query):
             inside = each["properties"]
-            role = await self.session.get(f"{roles}/roleDefinitions/{inside['roleDefinitionId'].split('/')[-1]}", DOING)
-            covers = self._place.path.lower().startswith(inside["scope"].lower())
-            if covers and azure_identity.allows(role["properties"]["permissions"], DELETE):
-                return
-        what = f"identity {id.split('/')[-1]} may not delete machines in {self._place.group}: they would be billed on"
-        raise CloudError(doing=DOING, what=what, hint=_GRANT)
+            if azure_identity.covers(inside["scope"], self._place.path):
+                name = inside["roleDefinitionId"].split("/")[-1]
+                role = await self.session.get(f"{roles}/roleDefinitions/{name}", DOING)
+                permissions += role["properties"]["permissions"]
+        return permissions
 
 
+# What a machine may do to itself, the best first.
+_ENDS = {azure_policy.DELETE: azure_identity.DELETE, azure_policy.DEALLOCATE: azure_identity.DEALLOCATE}
 _GRANT = (
     "give machines a user-assigned identity by the option identity, with the role that "
     "'dask-cloudvm policy azure --part machines' prints; or pay for machines until you take them down"

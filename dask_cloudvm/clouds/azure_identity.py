@@ -66,6 +66,10 @@ def _all(place: Place) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 
 
 DELETE = "machines delete themselves when Dask ends on them"
+DEALLOCATE = (
+    "machines deallocate themselves when Dask ends on them; "
+    "their disks and addresses are paid for until 'dask-cloudvm down'"
+)
 BILLED = "machines switch off when Dask ends on them, and Azure bills them until 'dask-cloudvm down'"
 HINT = "set identity, or let an owner of the subscription start a cluster once ('dask-cloudvm doctor azure' tells more)"
 
@@ -107,10 +111,13 @@ async def _granted(principal: str, session: Session, place: Place) -> bool:
             return False
         raise
     own = [each["properties"] for each in listed]
-    return any(
-        each["roleDefinitionId"].endswith(role(place)) and place.path.lower().startswith(each["scope"].lower())
-        for each in own
-    )
+    return any(each["roleDefinitionId"].endswith(role(place)) and covers(each["scope"], place.path) for each in own)
+
+
+def covers(scope: str, path: str) -> bool:
+    """Whether what is granted at a scope counts for a resource; of management groups those above are listed only."""
+    scope = scope.lower().rstrip("/")
+    return scope.startswith("/providers/microsoft.management/") or f"{path.lower()}/".startswith(f"{scope}/")
 
 
 async def _may(session: Session, place: Place) -> bool:

@@ -62,7 +62,7 @@ CHANGES = (
     f"{NETWORK}virtualNetworks/subnets/join/action",
     f"{IDENTITIES}assign/action",
 )
-DEALLOCATE = f"{COMPUTE}virtualMachines/deallocate/action"
+DELETE, DEALLOCATE = f"{COMPUTE}virtualMachines/delete", f"{COMPUTE}virtualMachines/deallocate/action"
 
 
 def policies(subscription: str | None) -> dict[str, dict[str, Any]]:

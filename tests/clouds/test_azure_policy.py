@@ -213,6 +213,37 @@ def test_missing_permissions(azure):
     assert code == 1 and "2 of" in found["permissions"] and ", ".join(sorted(missing)) in found["permissions"]
 
 
+def test_only_the_permissions_that_the_profile_needs_are_wanted(azure):
+    azure.permissions = {each for each in LAUNCHER if "natGateways" not in each}
+    assert lines()[1]["permissions"].startswith("ok")
+    assert "Microsoft.Network/natGateways/write" in lines("outbound_access=nat_gateway")[1]["permissions"]
+    run(life())
+    azure.permissions = ACTIONS["ongoing"]
+    assert lines()[1]["permissions"].startswith("ok")
+    assert "networkSecurityGroups/write" in lines("firewall={ports: [22]}")[1]["permissions"]
+
+
+def test_what_machines_may_do_to_themselves_depends_on_role_and_scope(azure):
+    id = azure.add("userAssignedIdentities", "mine", "my-group", principalId="p", clientId="c")
+    azure.network()
+    own = ["resource_group=my-group", "vnet=my-vnet", "security_group=my-nsg", f"identity={id}"]
+    group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/my-group"
+    for actions, scope, said in (
+        (["Microsoft.Compute/virtualMachines/*"], group.upper(), "ok    removal        machines delete themselves"),
+        (["*/delete"], f"{group}/", "ok    removal        machines delete themselves"),
+        (["*"], "/", "ok    removal        machines delete themselves"),
+        (["*"], "/providers/Microsoft.Management/managementGroups/g", "ok    removal        machines delete"),
+        (["*/deallocate/action"], group, "ok    removal        machines deallocate themselves"),
+        (["*/read"], group, "FAIL  removal        identity mine may not delete"),
+        (["*"], group[:-1], "FAIL  removal        identity mine may not delete"),
+        (["*"], f"{group}/providers/Microsoft.Compute/virtualMachines/x", "FAIL  removal        identity mine may not"),
+    ):
+        azure.roles["r"] = {"properties": {"permissions": [{"actions": actions, "notActions": []}]}}
+        granted = {"principalId": "p", "roleDefinitionId": "/x/r", "scope": scope}
+        azure.assigned = [{"name": "a", "properties": granted}]
+        assert lines(*own)[1]["removal"].startswith(said), scope
+
+
 def test_machines_that_would_be_billed_on(azure):
     azure.permissions = LAUNCHER - {"Microsoft.Authorization/roleAssignments/write"}
     code, found = lines()
@@ -233,7 +264,7 @@ def test_machines_that_would_be_billed_on(azure):
     code, found = lines(*own, f"identity={id}")
     assert code == 0 and "machines delete themselves" in found["removal"]
     azure.roles["r"]["properties"]["permissions"][0]["notActions"] = ["*/delete"]
-    assert lines(*own, f"identity={id}")[0] == 1
+    assert "machines deallocate themselves" in lines(*own, f"identity={id}")[1]["removal"]
     assert "auto_shutdown is off" in lines("auto_shutdown=false")[1]["removal"]
 
 
