@@ -134,6 +134,11 @@ def taken(error: CloudError) -> bool:
     return code(error) in TAKEN or _status(error) == 412
 
 
+def used(error: CloudError) -> bool:
+    """Whether it cannot be removed since something else needs it."""
+    return "InUse" in code(error) or "CannotBeDeleted" in code(error)
+
+
 def denied(error: CloudError) -> bool:
     """Whether its user has no right to it."""
     return code(error) in DENIED

@@ -15,6 +15,7 @@ from dask_cloudvm.errors import CloudError
 
 LOOK = "look for shared parts of networks"
 # In the order in which they can be removed: a gateway is part of a subnet, an address part of a gateway.
+AGAIN = 0.0, 1.0, 5.0  # seconds before each try to remove what is in use
 KINDS = {
     "networkSecurityGroups": "security group",
     "virtualNetworks": "virtual network",
@@ -73,15 +74,22 @@ async def _born(session: Session, root: str) -> dict[str, float]:
 
 
 async def remove(part: Part, session: Session, limit: float) -> bool:
-    """Azure refuses to remove what is in use."""
+    """Azure refuses to remove what is in use, for a moment also where its user has just been removed."""
+    for pause in AGAIN:
+        await asyncio.sleep(pause)
+        error = await _removed(part, session, limit)
+        if error is None or azure_errors.gone(error):
+            return True
+        if not azure_errors.used(error):
+            raise error
+        if part.used:
+            break
+    return False
+
+
+async def _removed(part: Part, session: Session, limit: float) -> CloudError | None:
     doing = f"remove {part.kind} {part.name}"
     try:
-        answer = await session.call("DELETE", part.id, doing)
-        error = await session.finished(answer, doing, limit)
+        return await session.finished(await session.call("DELETE", part.id, doing), doing, limit)
     except CloudError as refused:
-        error = refused
-    if error and "InUse" in azure_errors.code(error):
-        return False
-    if error and not azure_errors.gone(error):
-        raise error
-    return True
+        return refused

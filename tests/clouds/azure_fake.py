@@ -441,6 +441,8 @@ class Fake:
         if inside or f'"{id}"' in others or f"{id}/subnets/" in others:
             code = {
                 "networkSecurityGroups": "InUseNetworkSecurityGroupCannotBeDeleted",
+                "natGateways": "NatGatewayInUseBySubnet",
+                "publicIPAddresses": "PublicIPAddressCannotBeDeleted",
                 "virtualNetworks": "InUseSubnetCannotBeDeleted",
             }
             raise Refused(400, code.get(kind, "InUse"), f"{resource['id']} is in use.")

@@ -28,7 +28,7 @@ from test_azure import (
 
 from dask_cloudvm import api, leftovers, places
 from dask_cloudvm.clouds import azure as azure_module
-from dask_cloudvm.clouds import azure_maker, azure_session
+from dask_cloudvm.clouds import azure_leftovers, azure_maker, azure_session
 from dask_cloudvm.clouds.azure import Azure
 from dask_cloudvm.clouds.base import RUNNING, VM
 from dask_cloudvm.errors import AmbiguousName, CloudError, NameTaken
@@ -269,11 +269,23 @@ def test_leftovers_are_what_nobody_uses(azure, monkeypatch):
     assert azure.of("natGateways") == azure.of("publicIPAddresses") == []
 
 
-def test_a_part_that_is_in_use_after_all_stays(azure):
-    made = run(on_azure().cluster(1))
-    for part in run(on_azure().cloud.parts()):
+def test_a_part_that_is_in_use_after_all_stays(azure, monkeypatch):
+    monkeypatch.setattr(azure_leftovers, "AGAIN", (0.0, 0.01))
+    made = run(on_azure(outbound_access="nat_gateway").cluster(1))
+    parts = run(on_azure().cloud.parts())
+    assert {part.kind for part in parts} >= {"NAT gateway", "public address", "security group", "virtual network"}
+    for part in parts:
         assert part.used and not run(on_azure().cloud.remove(part))
+        assert not run(on_azure().cloud.remove(dataclasses.replace(part, used=False)))
     run(on_azure().cloud.delete(made))
+
+
+def test_an_address_whose_gateway_was_just_removed_is_tried_again(azure, monkeypatch):
+    monkeypatch.setattr(azure_leftovers, "AGAIN", (0.0, 0.01, 0.01))
+    run(on_azure().cloud.delete(run(on_azure(outbound_access="nat_gateway").cluster(1))))
+    azure.faults = [Fault("publicIPAddresses.delete", "in use", "PublicIPAddressCannotBeDeleted", 400, times=2)]
+    assert all(run(on_azure().cloud.remove(part)) for part in run(on_azure().cloud.parts()))
+    assert azure.of("publicIPAddresses") == []
 
 
 # Capacity and quota
