@@ -86,6 +86,8 @@ class Reader:
 
     async def read(self, scheduler: VM | None) -> AzureFacts:
         """Everything at once where possible: about as long as three calls one after the other."""
+        if self.values["ssh_public_key"]:
+            await in_thread(public_key, self.values["ssh_public_key"])  # a wrong one is said before anybody is asked
         place = await self.place(scheduler)
         types, network, identity, key = await asyncio.gather(
             self.types(place),
@@ -274,13 +276,12 @@ def public_key(given: str | None) -> str:
     """
     if not given:
         return _throwaway()
-    if given.startswith(("ssh-", "ecdsa-")):
+    if azure_options.is_key(given):
         return given.strip()
     try:
-        return Path(given).expanduser().read_text("ascii").strip()
+        return azure_options.key(Path(given).expanduser().read_text("ascii"))
     except (OSError, UnicodeDecodeError) as error:
-        hint = "change ssh_public_key: a key such as ssh-ed25519 AAAA..., or the path of its .pub file"
-        raise CloudError(doing="read the SSH key", what=f"{given}: {error}", hint=hint) from None
+        raise CloudError(doing="read the SSH key", what=f"{given}: {error}", hint=azure_options.KEY_HINT) from None
 
 
 def _throwaway() -> str:
@@ -304,7 +305,7 @@ def offline(values: Mapping[str, Any]) -> AzureFacts:
     place = Place(root, group, region, bool(values["resource_group"]))
     names = [(role, name) for role in ROLES for name in listed(roles[role]["machine_type"])]
     given = values["ssh_public_key"]
-    key = given if given and given.startswith(("ssh-", "ecdsa-")) else f"<content of {given}>" if given else MADE_KEY
+    key = f"<content of {given}>" if given and not azure_options.is_key(given) else given or MADE_KEY
     types = {name: Type(name, _architecture(name), gpus=None if has_gpus(name) else 0) for _, name in names}
     images = {(role, name): Image(candidates(roles[role], types[name])[0]) for role, name in names}
     network, identity = azure_network.offline(values, place), azure_identity.offline(values, place)

@@ -25,12 +25,15 @@ _EXACT = {
     "disk_iops_read_only": "diskIOPSReadOnly", "disk_iops_read_write": "diskIOPSReadWrite",
     "v_cpus_available": "vCPUsAvailable", "v_cpus_per_core": "vCPUsPerCore", "win_rm": "winRM",
 }  # fmt: skip
+KEYS = ("ssh-rsa", "ssh-ed25519")
+KEY_HINT = "change ssh_public_key: a key such as ssh-ed25519 AAAA... or ssh-rsa AAAA..., or the path of its .pub file"
 _FREE = {"tags", "userAssignedIdentities"}  # keys of the user's own
 
 
 def check(values: Mapping[str, Any]) -> None:
     """Refuses what no call needs to be made for. Raises CloudError."""
     tags(values["instance_tags"])
+    is_key(values["ssh_public_key"] or "")
     name = values["admin_username"]
     if name in ("root", "admin", "administrator", "user", "test", "guest"):
         raise _wrong(f"Azure does not allow a user named {name}", "change admin_username")
@@ -182,6 +185,26 @@ def camel(name: str) -> str:
         return _EXACT.get(name, name)
     first, *others = name.split("_")
     return first + "".join(_WORDS.get(word, word[:1].upper() + word[1:]) for word in others)
+
+
+# SSH
+
+
+def is_key(given: str) -> bool:
+    """Whether it is a public key, and not the path of one. Raises CloudError for a key that Azure does not take."""
+    return bool(re.match(r"(sk-)?(ssh|ecdsa)-\S+\s", given.lstrip()) and key(given))
+
+
+def key(text: str) -> str:
+    """A public key. Raises CloudError where it is none that Azure takes.
+
+    https://learn.microsoft.com/en-us/azure/virtual-machines/linux/mac-create-ssh-keys
+    """
+    kind = text.split(maxsplit=1)[0] if text.strip() else "nothing"
+    if kind not in KEYS:
+        what = f"{kind[:40]} is no kind of SSH keys that Azure takes"
+        raise CloudError(doing="read the SSH key", what=what, hint=KEY_HINT)
+    return text.strip()
 
 
 # Identity, and what becomes of a machine

@@ -736,7 +736,7 @@ class Fake:
         if not system["linuxConfiguration"]["disablePasswordAuthentication"] or "adminPassword" in system:
             raise Refused(400, "InvalidParameter", "This subscription's policy allows SSH keys only.")
         for key in system["linuxConfiguration"]["ssh"]["publicKeys"]:
-            if not re.match(r"(ssh-(rsa|ed25519)|ecdsa-\S+) AAAA", key["keyData"]):
+            if not re.match(r"ssh-(rsa|ed25519) AAAA", key["keyData"]):
                 raise Refused(400, "InvalidParameter", "The value of parameter linuxConfiguration.ssh is invalid.")
         if inside.get("priority") != "Spot" and ("evictionPolicy" in inside or "billingProfile" in inside):
             raise Refused(409, "OperationNotAllowed", "Eviction policy can be set only on Azure Spot Virtual Machines.")

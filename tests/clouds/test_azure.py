@@ -291,7 +291,15 @@ def test_the_ssh_key(azure, tmp_path):
         keys.append(given["keyData"])
     assert keys[:2] == ["ssh-ed25519 AAAAC3Nza me@here", "ssh-rsa AAAAB3Nza me@there"]
     assert keys[2].startswith("ssh-rsa AAAA") and keys[2] != keys[3]
+    azure.calls.clear()
     refused("change ssh_public_key", ssh_public_key=str(tmp_path / "none.pub"))
+    for kind in ("ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com", "ssh-dss"):
+        (tmp_path / "id.pub").write_text(f"{kind} AAAAB3Nza me@there\n")
+        for key in (f"{kind} AAAAB3Nza me@there", str(tmp_path / "id.pub")):
+            assert f"{kind} is no kind of SSH keys that Azure takes" in refused("ssh-ed25519", ssh_public_key=key)
+    (tmp_path / "id.pub").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
+    assert "AAAA\n" not in refused("-----BEGIN is no kind", ssh_public_key=str(tmp_path / "id.pub"))
+    assert azure.writes() == []
 
 
 def test_what_can_be_known_to_be_wrong_makes_no_call(azure):
