@@ -158,12 +158,18 @@ def passing(error: CloudError) -> bool:
     return code(error) in THROTTLED | BUSY | {"unreachable"} or _status(error) >= 500
 
 
-def refused(answer: Any, status: int, doing: str) -> CloudError:
-    """A CloudError for an answer of HTTP status ``status``, which is Azure's JSON or a proxy's text."""
+def refused(answer: Any, status: int, doing: str, wait: float = 0) -> CloudError:
+    """A CloudError for an answer of HTTP status ``status``, which is Azure's JSON or a proxy's text.
+
+    ``wait`` is after how many seconds it may be tried again.
+    """
     error = answer.get("error", answer) if isinstance(answer, Mapping) else {"message": answer}
     if not isinstance(error, Mapping):
         error = {"message": error}
-    return _made(doing, {"code": str(status), "message": f"HTTP status {status}", **_said(error)}, status)
+    said = {"code": str(status), "message": f"HTTP status {status}", **_said(error)}
+    if wait:
+        said["message"] = f"{_short(str(said['message']))}; it may be tried again after {wait:g} seconds"
+    return _made(doing, said, status)
 
 
 def of_operation(operation: Mapping[str, Any], doing: str) -> CloudError:

@@ -34,6 +34,7 @@ CONCURRENT = 16  # calls at once; Azure refuses more than 10 writes a second for
 CONNECT, READ = 10.0, 60.0  # seconds
 RETRIES = 8  # of a call that is throttled or fails in transit; Retry-After says when, or pauses that double
 PAUSE = 0.8  # seconds, the first of these
+WAIT = 300.0  # seconds, the longest that Azure may ask for before a call is tried again
 LOOK = 1.0, 5.0  # seconds between two looks at an operation: the first, and the longest
 CHASSIS = Path("/sys/class/dmi/id/chassis_asset_tag"), "7783-7084-3265-9085-8269-3286-77"  # of every machine on Azure
 VARIABLES = ("AZURE_SUBSCRIPTION_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT")
@@ -129,7 +130,7 @@ class Session:
         answer = (await self.call("GET", path, doing, query=query)).body
         found: list[Any] = list(answer.get("value", ()))
         while link := answer.get("nextLink"):
-            answer = await self._followed(link, doing)
+            answer = (await self._followed(link, doing)).body or {}
             found += answer.get("value", ())
         return found
 
@@ -140,19 +141,20 @@ class Session:
         """
         deadline, pause = time.monotonic() + limit, LOOK[0]
         while link := operation_of(answer):
-            done = await self._followed(link, doing)
+            looked = await self._followed(link, doing)
+            done = looked.body or {}
             if (status := str(done.get("status", "")).lower()) in ("succeeded", "failed", "canceled"):
                 return None if status == "succeeded" else azure_errors.of_operation(done, doing)
             if time.monotonic() > deadline:
                 what = f"it is not done after {limit:g} seconds"
                 return CloudError(doing=doing, what=what, hint="try again; the portal's activity log tells more")
-            await asyncio.sleep(pause)
+            await asyncio.sleep(max(pause, min(retry_after(looked.headers), LOOK[1])))
             pause = min(1.5 * pause, LOOK[1])
         return None
 
     async def outcome(self, link: str, doing: str) -> CloudError | None:
         """Why an operation failed, None where it did not, or not yet. Raises CloudError."""
-        done = await self._followed(link, doing)
+        done = (await self._followed(link, doing)).body or {}
         failed = str(done.get("status", "")).lower() in ("failed", "canceled")
         return azure_errors.of_operation(done, doing) if failed else None
 
@@ -180,11 +182,11 @@ class Session:
 
     # In threads
 
-    async def _followed(self, link: str, doing: str) -> Any:
+    async def _followed(self, link: str, doing: str) -> Answer:
         """An address that Azure gave; the token goes to Azure only."""
         if origin(link) != origin(self.endpoint):
             raise CloudError(doing=doing, what=f"Azure points to another host ({urlsplit(link).netloc})", hint=_NETWORK)
-        return (await in_pool(self._pool, self._send, "GET", link, doing)).body or {}
+        return await in_pool(self._pool, self._send, "GET", link, doing)
 
     def _send(
         self,
@@ -214,9 +216,10 @@ class Session:
             answer = json.loads(text) if text else None
         except ValueError:
             answer = text[:300]
+        received = {k.lower(): v for k, v in response.headers.items()}
         if response.status_code >= 400:
-            raise azure_errors.refused(answer, response.status_code, doing)
-        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, answer)
+            raise azure_errors.refused(answer, response.status_code, doing, retry_after(received))
+        return Answer(response.status_code, received, answer)
 
     def _fetch(self, url: str, doing: str) -> str:
         import urllib.request
@@ -266,6 +269,12 @@ def operation_of(answer: Answer) -> str | None:
     return answer.headers.get("azure-asyncoperation")
 
 
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds to wait, 0 where headers with lower-case names do not say."""
+    said = headers.get("retry-after", "")
+    return float(said) if said.isdigit() else 0.0
+
+
 def _quoted(value: str) -> str:
     from urllib.parse import quote
 
@@ -291,7 +300,14 @@ def _pipeline(credential: Any, scope: str) -> Any:
     http = requests.Session()
     http.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=CONCURRENT))
     http.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=CONCURRENT))
-    retries = policies.RetryPolicy(retry_total=RETRIES, retry_status=RETRIES, retry_backoff_factor=PAUSE)
+
+    class Retries(policies.RetryPolicy[Any, Any]):
+        """Gives up where Azure asks for more patience than anybody has who watches a program stand still."""
+
+        def is_retry(self, settings: Any, response: Any) -> bool:
+            return (self.get_retry_after(response) or 0) <= WAIT and bool(super().is_retry(settings, response))
+
+    retries = Retries(retry_total=RETRIES, retry_status=RETRIES, retry_backoff_factor=PAUSE)
     chain: list[Any] = [
         policies.RequestIdPolicy(),
         policies.UserAgentPolicy(user_agent=f"dask-cloudvm/{__version__}"),

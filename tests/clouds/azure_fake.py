@@ -375,7 +375,7 @@ class Fake:
     def _on_operations_get(self, p: Mapping[str, str]) -> Any:
         record = self.operations[p["id"]]
         if record["done"] > time.monotonic():
-            return {"status": "InProgress", "name": p["id"]}
+            return 200, {"Retry-After": "10"}, {"status": "InProgress", "name": p["id"]}
         if "canceled" in record:
             return {"status": "Canceled", "name": p["id"], "error": record["canceled"]}
         if record["error"]:

@@ -460,6 +460,20 @@ def test_throttling_waits_as_long_as_it_is_told(azure, monkeypatch):
     assert waits.count(5) == 3 and azure.there() == {}
 
 
+def test_throttling_for_longer_than_anybody_waits_is_said(azure):
+    azure.faults = [Fault("skus.list", "slow", "TooManyRequests", 429, retry_after="1800")]
+    assert "wait a minute" in refused("slow; it may be tried again after 1800 seconds")
+    assert azure.count()["skus.list"] == 1
+
+
+def test_operations_are_looked_at_as_seldom_as_azure_asks_for_up_to_a_limit(azure, monkeypatch):
+    monkeypatch.setattr(azure_session, "LOOK", (0.01, 0.4))
+    azure.takes = 1.0
+    scheduler()
+    operations = len([name for name in azure.writes() if name in (GROUP, "virtualNetworks.createOrUpdate")])
+    assert operations == 2 and azure.count()["operations.get"] <= 5 * operations
+
+
 def test_throttling_for_ever_is_said(azure, monkeypatch):
     from azure.core.pipeline.transport import RequestsTransport
 
