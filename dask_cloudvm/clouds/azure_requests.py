@@ -117,7 +117,32 @@ def _bodies(machine: Machine, facts: AzureFacts) -> Iterator[Body]:
             setting = userdata.Setting(NAMING, gpu, end, notice="azure" if spot else "")
             text = userdata.render(machine.launch, machine.options, setting)
             own = {"properties": {"osProfile": {"customData": text}}, "tags": _own_tags(machine, facts)}
-            yield {"url": url, "resource": merge(resource, own)}
+            yield {"url": url, "resource": _tagged(merge(resource, own))}
+
+
+def _tagged(resource: Body) -> Body:
+    """With the machine's tags on its network cards and addresses, too, which keep tags that they have themselves."""
+    network = resource["properties"].get("networkProfile") or {}
+    cards = [_card(each, resource["tags"]) for each in network.get("networkInterfaceConfigurations") or ()]
+    network = {**network, "networkInterfaceConfigurations": cards} if cards else network
+    return {**resource, "properties": {**resource["properties"], "networkProfile": network}}
+
+
+def _card(card: Body, tags: Mapping[str, str]) -> Body:
+    inside = card.get("properties") or {}
+    addresses = [_address(each, tags) for each in inside.get("ipConfigurations") or ()]
+    return _with({**card, "properties": {**inside, "ipConfigurations": addresses}}, tags)
+
+
+def _address(address: Body, tags: Mapping[str, str]) -> Body:
+    inside = address.get("properties") or {}
+    if not (public := inside.get("publicIPAddressConfiguration")):
+        return address
+    return {**address, "properties": {**inside, "publicIPAddressConfiguration": _with(public, tags)}}
+
+
+def _with(thing: Body, tags: Mapping[str, str]) -> Body:
+    return {**thing, "tags": {**tags, **(thing.get("tags") or {})}}
 
 
 def places(options: Mapping[str, Any], role: str, facts: AzureFacts) -> list[tuple[Type, str | None]]:

@@ -695,7 +695,10 @@ class Fake:
                 outside = self.address or f"20.1.{number // 250}.{number % 250 + 1}"
                 option = public["properties"].get("deleteOption", "Detach")
                 self._store(
-                    ip, body["location"], {"sku": public["sku"]}, {"ipAddress": outside, "_with": [machine, option]}
+                    ip,
+                    body["location"],
+                    {"sku": public["sku"], "tags": public.get("tags", {})},
+                    {"ipAddress": outside, "_with": [machine, option]},
                 )
                 card["publicIPAddress"] = {"id": ip}
             id = self._id(group, "Microsoft.Network/networkInterfaces", f"{given['name']}-{number}")
@@ -705,7 +708,8 @@ class Fake:
             }  # fmt: skip
             if "networkSecurityGroup" in inside:
                 properties["networkSecurityGroup"] = inside["networkSecurityGroup"]
-            self._store(id, body["location"], {}, properties)
+            self._check_tags(given)
+            self._store(id, body["location"], {"tags": given.get("tags", {})}, properties)
             found.append(id)
         return found
 

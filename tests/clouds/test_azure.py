@@ -165,6 +165,8 @@ def test_the_body_of_a_scheduler_and_its_workers(azure):
         public = card(body)["ipConfigurations"][0]["properties"]["publicIPAddressConfiguration"]
         assert disk["deleteOption"] == card(body)["deleteOption"] == public["properties"]["deleteOption"] == "Delete"
         assert public["name"] == f"{name}-ip" and public["sku"]["name"] == "Standard"
+        [network] = body["properties"]["networkProfile"]["networkInterfaceConfigurations"]
+        assert public["tags"] == network["tags"] == body["tags"] and body["tags"]["dask-cloudvm-cluster"] == CLUSTER
         assert body["properties"]["diagnosticsProfile"] == {"bootDiagnostics": {"enabled": True}}
         assert body["properties"]["storageProfile"]["imageReference"]["offer"] == "ubuntu-26_04-lts"
         assert "adminPassword" not in body["properties"]["osProfile"]
@@ -336,6 +338,16 @@ def test_extra_options_are_merged_deeply_and_by_role(azure):
     linux = second["properties"]["osProfile"]["linuxConfiguration"]
     assert linux["provisionVMAgent"] is True and linux["ssh"] and second["zones"] == ["2"]
     assert "provisionVMAgent" not in str(first) and "zones" not in first
+
+
+def test_cards_of_ones_own_have_the_machines_tags_besides_theirs(azure):
+    run(on_azure().cloud.delete([scheduler()]))
+    [usual] = bodies(azure)[0]["properties"]["networkProfile"]["networkInterfaceConfigurations"]
+    cards = [{**usual, "name": "mine", "tags": {"a": "3"}}]
+    extra = {"properties": {"networkProfile": {"networkInterfaceConfigurations": cards}}}
+    scheduler(instance_tags={"a": "1", "b": "2"}, extra_vm_options=extra)
+    [card] = bodies(azure)[-1]["properties"]["networkProfile"]["networkInterfaceConfigurations"]
+    assert card["name"] == "mine" and card["tags"] == {**bodies(azure)[-1]["tags"], "a": "3"}
 
 
 def test_extra_options_as_dask_cloudproviders_users_write_them(azure):

@@ -74,7 +74,10 @@ def _comparable(parameters, body):
     text = user_data(body)
     system = {key: value for key, value in body["properties"]["osProfile"].items() if key != "customData"}
     tags = {k: v for k, v in body["tags"].items() if k not in ("dask-cloudvm-options", "dask-cloudvm-launcher")}
-    card = body["properties"]["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
+    whole = body["properties"]["networkProfile"]["networkInterfaceConfigurations"][0]
+    card = whole["properties"]
+    whole.pop("tags")  # the machine's
+    (card["ipConfigurations"][0]["properties"].get("publicIPAddressConfiguration") or {}).pop("tags", None)
     group = card["networkSecurityGroup"]["id"]
     if "/dask-cloudvm-" in group.rpartition("networkSecurityGroups")[2]:
         card["networkSecurityGroup"] = {"id": "shared"}
