@@ -6,6 +6,7 @@ The number of calls does not depend on the number of machines; nothing is read t
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -240,7 +241,7 @@ def _type(name: str, sku: Mapping[str, Any]) -> Type:
         architecture=has.get("CpuArchitectureType", INTEL),
         vcpus=int(has.get("vCPUs", 0)),
         memory=float(has.get("MemoryGB", 0)),
-        gpus=int(float(has.get("GPUs", 0))),
+        gpus=math.ceil(float(has.get("GPUs", 0))),  # a part of one is one
         family=sku.get("family", ""),
         zones=tuple(sorted(set(where.get("zones", ())) - closed)),
         generations=tuple(has.get("HyperVGenerations", "V1,V2").split(",")),

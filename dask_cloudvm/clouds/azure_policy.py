@@ -18,6 +18,7 @@ SETUP = (
     f"{NETWORK}natGateways/join/action",
     *(f"{NETWORK}{kind}/{verb}" for kind in SHARED for verb in ("read", "write", "delete")),
     f"{NETWORK}publicIPAddresses/join/action",
+    f"{NETWORK}locations/operations/read",
     f"{GROUPS}resources/read",
 )
 IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities/"

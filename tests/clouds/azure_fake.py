@@ -31,13 +31,14 @@ WHO = "launcher@example.com"
 TOKEN = f"e30.{base64.urlsafe_b64encode(json.dumps({'upn': WHO}).encode()).decode().rstrip('=')}.x"
 LOCATIONS = {"eastus": ("1", "2", "3"), "westeurope": ("1", "2", "3"), "northcentralus": ()}
 # name -> CPUs, GiB, architecture, GPUs, family, zones of eastus, generations
-SIZES: dict[str, tuple[int, float, str, int, str, tuple[str, ...], str]] = {
+SIZES: dict[str, tuple[int, float, str, float, str, tuple[str, ...], str]] = {
     "Standard_D2s_v5": (2, 8, "x64", 0, "standardDSv5Family", ("1", "2", "3"), "V1,V2"),
     "Standard_D4s_v5": (4, 16, "x64", 0, "standardDSv5Family", ("1", "2", "3"), "V1,V2"),
     "Standard_D4as_v5": (4, 16, "x64", 0, "standardDASv5Family", ("1", "2"), "V1,V2"),
     "Standard_D2ps_v5": (2, 8, "Arm64", 0, "standardDPSv5Family", ("1",), "V2"),
     "Standard_DS1_v2": (1, 3.5, "x64", 0, "standardDSv2Family", ("1", "2", "3"), "V1"),
     "Standard_NC12s_v3": (12, 224, "x64", 2, "standardNCSv3Family", ("1", "2"), "V1,V2"),
+    "Standard_NV6ads_A10_v5": (6, 55, "x64", 0.1667, "StandardNVADSA10v5Family", ("1", "2"), "V2"),
     "Standard_NC4as_T4_v3": (4, 28, "x64", 1, "Standard NCASv3_T4 Family", ("1", "2"), "V1,V2"),
 }
 # Quotas of addresses, of which each of ours (of Standard SKU and static) uses one up -> code and words of the refusal.
@@ -564,7 +565,7 @@ class Fake:
 
     def _authorize(self, name: str, p: Mapping[str, str], body: Any) -> None:
         allowed = self._allowed(p)
-        for action in needs(name, body):
+        for action in needs(name, body, p.get("provider", "")):
             if action in self.conditional or not (allowed is None or action in allowed):
                 scope = f"/subscriptions/{p['subscriptionId']}"
                 scope += f"/resourceGroups/{p['resourceGroupName']}" if "resourceGroupName" in p else ""

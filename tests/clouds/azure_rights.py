@@ -12,7 +12,6 @@ PLAIN = {
     "galleryImages.get": f"{COMPUTE}/galleries/images/read",
     "galleryImageVersions.get": f"{COMPUTE}/galleries/images/versions/read",
     "networkUsages.list": f"{NETWORK}/locations/usages/read",
-    "operations.get": f"{COMPUTE}/locations/operations/read",
     "permissions.list": "Microsoft.Authorization/permissions/read",
     "permissions.listForGroup": "Microsoft.Authorization/permissions/read",
     "providers.get": "Microsoft.Resources/subscriptions/providers/read",
@@ -36,9 +35,12 @@ VERBS = {"get": "read", "list": "read", "listAll": "read", "createOrUpdate": "wr
 WITH_MACHINES = ("disks", "networkInterfaces", "publicIPAddresses")
 
 
-def needs(name: str, body: Any) -> Iterator[str]:
-    """The actions that a call needs."""
+def needs(name: str, body: Any, provider: str = "") -> Iterator[str]:
+    """The actions that a call needs; ``provider`` is whose operation is asked about."""
     kind, _, verb = name.rpartition(".")
+    if name == "operations.get":
+        yield f"{provider}/locations/operations/read"
+        return
     if name == "subscriptions.list":
         return
     if name in PLAIN:

@@ -271,8 +271,10 @@ def test_a_marketplace_plan_names_the_image_too(azure):
     assert properties(azure)[0]["storageProfile"]["imageReference"] == reference
 
 
-def test_gpus_are_found_by_the_size(azure):
-    run(on_azure(worker_machine_type="Standard_NC4as_T4_v3").cluster(1))
+@pytest.mark.parametrize("size", ["Standard_NC4as_T4_v3", "Standard_NV6ads_A10_v5"])
+def test_gpus_are_found_by_the_size(azure, size):
+    """Some sizes have a sixth of one."""
+    run(on_azure(worker_machine_type=size).cluster(1))
     first, second = bodies(azure)
     made = files(second)
     assert json.loads(made["worker.json"])["cls"] == "dask_cuda.CUDAWorker"

@@ -45,12 +45,14 @@ async def collect():
 
 
 def lives(azure):
-    """With networks and images of one's own, too, and the removal of what clusters share."""
+    """With networks and images of one's own, too, machines that fail, and the removal of what clusters share."""
     id = azure.add("images", "mine", "my-group", storageProfile={"osDisk": {"osType": "Linux", "diskSizeGB": 30}})
     gallery = azure.add("galleries", "g/images/i", "my-group", osType="Linux")
     version = azure.add("galleries", "g/images/i/versions/1", "my-group")
     run(life())
     run(life(outbound_access="nat_gateway"))
+    azure.capacity = {("Standard_D2s_v5", None, True): 0}
+    run(life(spot="fallback"))
     for image in (id, version, gallery):
         run(life(resource_group="my-group", vnet="my-vnet", security_group="my-nsg", image=image))
     run(collect())
