@@ -35,12 +35,16 @@ SUPERSEDED = "CanceledAndSupersededDueToAnotherOperation"
 # Parts of shared things that another launcher changes at this very moment.
 BUSY = {
     SUPERSEDED,
+    "NicReservedForAnotherVm",
     "AnotherOperationInProgress",
     "Conflict",
     "RetryableError",
     "ReferencedResourceNotProvisioned",
 }
 NEW = {"PrincipalNotFound", "RoleDefinitionDoesNotExist"}  # not known everywhere yet
+# One machine's own bad luck: of Azure's, or of its own where others with the same image come up.
+INTERNAL = {"InternalExecutionError", "NetworkingInternalOperationError", "RetryableError"}
+SLOW = {"OSProvisioningTimedOut"}
 # Say no more than that something failed; the reason is in their details.
 _WRAPPERS = {
     "DeploymentFailed",
@@ -153,9 +157,14 @@ def _status(error: CloudError) -> int:
     return int(error.facts.get("status", 0))
 
 
-def passing(error: CloudError) -> bool:
-    """Whether the same call may succeed a little later."""
-    return code(error) in THROTTLED | BUSY | {"unreachable"} or _status(error) >= 500
+def unlucky(error: CloudError, others: bool) -> bool:
+    """Whether the next try may well succeed; ``others`` is whether machines of the same kind were made."""
+    return code(error) in INTERNAL or (others and code(error) in SLOW)
+
+
+def doubtful(error: CloudError) -> bool:
+    """Whether what was asked for may happen in spite of it."""
+    return _status(error) >= 500
 
 
 def refused(answer: Any, status: int, doing: str, wait: float = 0) -> CloudError:

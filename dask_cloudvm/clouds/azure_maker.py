@@ -41,7 +41,7 @@ class Maker:
                 break
             if reasons:
                 await self._gone(left)
-            new, errors = await self._ask(body, left)
+            new, errors = await self._ask_twice(body, left)
             made |= new
             if not errors:
                 continue
@@ -55,24 +55,37 @@ class Maker:
         machines = [made[name] for name in self.request.names if name in made]
         return await self.lister.described(machines, self.group)
 
+    async def _ask_twice(self, body: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], Errors]:
+        """Where single machines had bad luck, they are asked for once more."""
+        made, errors = await self._ask(body, names)
+        if again := [name for name, error in errors.items() if azure_errors.unlucky(error, bool(made))]:
+            await self._gone(again)
+            more, others = await self._ask(body, again)
+            made, errors = {**made, **more}, {k: v for k, v in {**errors, **others}.items() if k not in more}
+        return made, errors
+
     async def _ask(self, body: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], Errors]:
         """The machines that there are in the end, and why there are not more; of those nothing is left over."""
         packed = wire.sent(body)["resource"]
         begun: dict[str, str | None] = {}
         errors: Errors = {}
+        doubtful: list[str] = []
 
         async def one(name: str) -> None:
-            if stop := next((error for error in errors.values() if not azure_errors.of_place(error)), None):
-                errors[name] = stop  # what is wrong for one is wrong for all
+            if stop := next((error for error in errors.values() if _for_all(error)), None):
+                errors[name] = stop
                 return
             try:
                 begun[name] = await self._begin(wire.for_name(packed, name), name)
             except CloudError as error:
                 errors[name] = error
+                if azure_errors.doubtful(error):
+                    doubtful.append(name)
 
         failures = await self.session.each(names, one)
         made, failed = await self._settled(begun)
         await self.session.each(list(failed), self._remove)
+        await self.session.each(doubtful, lambda name: self._undo(packed, name))
         if failures:
             raise failures[0]
         return made, {**errors, **failed}
@@ -84,7 +97,7 @@ class Maker:
 
     async def _begin(self, resource: Mapping[str, Any], name: str) -> str | None:
         """Where to ask how it went. Raises NameTaken where there is another's machine of this name."""
-        url, deadline = wire.for_name(self.url, name), time.monotonic() + LIMIT
+        url, deadline, pause = wire.for_name(self.url, name), time.monotonic() + LIMIT, LOOK[0]
         while True:
             try:
                 return operation_of(await self.session.call("PUT", url, CREATE, body=resource, headers=ONCE))
@@ -95,7 +108,8 @@ class Maker:
                     raise
             if await self._is_ours(resource, name):
                 return None
-            await asyncio.sleep(LOOK[0])
+            await asyncio.sleep(pause)
+            pause = min(1.3 * pause, LOOK[1])
 
     async def _is_ours(self, resource: Mapping[str, Any], name: str) -> bool:
         """Whether this launcher has made it, as where an answer was lost. What has ended is removed on the way."""
@@ -103,14 +117,19 @@ class Maker:
         vm = wire.machine_of(found, _power(found)) if found else None
         if found is None:
             return False
-        launcher = f"{TAG}launcher"
-        if (found.get("tags") or {}).get(launcher) == resource["tags"][launcher]:
+        if _same_launcher(found, resource):
             return True
         if vm is None or vm.alive:
             raise NameTaken(name=resource["tags"][f"{TAG}cluster"])
         if found["properties"].get("provisioningState") != "Deleting":
             await self._remove(name)
         return False
+
+    async def _undo(self, resource: Mapping[str, Any], name: str) -> None:
+        """Removes what was made in spite of an error, but no machine of another launcher."""
+        found = await self.session.find(self._path(name), CREATE)
+        if found and _same_launcher(found, resource):
+            await self._remove(name)
 
     async def _remove(self, name: str) -> None:
         try:
@@ -158,6 +177,16 @@ class Maker:
                 return
             await asyncio.sleep(pause)
             pause = min(1.3 * pause, LOOK[1])
+
+
+def _for_all(error: CloudError) -> bool:
+    """Whether what is wrong for one machine is wrong for all."""
+    return not (azure_errors.of_place(error) or azure_errors.unlucky(error, others=True))
+
+
+def _same_launcher(machine: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
+    launcher = f"{TAG}launcher"
+    return bool((machine.get("tags") or {}).get(launcher) == resource["tags"][launcher])
 
 
 def _provisioning(machine: Any) -> str:

@@ -501,6 +501,63 @@ def test_an_answer_that_is_lost_makes_no_second_machine(azure, monkeypatch):
     assert vm.alive and len(azure.there()) == 1 and azure.count()[MACHINE] == 2
 
 
+def test_a_machine_that_is_made_in_spite_of_errors_is_removed(azure, monkeypatch):
+    vm, [bad] = scheduler(), workers(1)
+    real, seen = azure._act, []
+
+    def act(name, p, *rest):
+        if name == MACHINE and p["vmName"] == bad:
+            if not seen:
+                real(name, p, *rest)
+            seen.append(name)
+            from azure_contract import Refused
+
+            raise Refused(500, "InternalServerError", "lost")
+        return real(name, p, *rest)
+
+    monkeypatch.setattr(azure, "_act", act)
+    with pytest.raises(CloudError, match="lost"):
+        run(on_azure().create("worker", [bad], vm))
+    assert len(seen) > 1 and set(azure.there()) == {SCHEDULER}
+
+
+def test_a_machine_of_another_launcher_is_not_removed_for_an_error(azure):
+    vm = scheduler()
+    run(on_azure().create("worker", workers(1), vm))
+    azure.faults = [Fault(MACHINE, "lost", "InternalServerError", 500, times=99)]
+    with pytest.raises(CloudError, match="lost"):
+        run(on_azure().create("worker", workers(1), vm))
+    assert set(azure.there()) == {SCHEDULER, *workers(1)}
+
+
+@pytest.mark.parametrize("later", [True, False])
+@pytest.mark.parametrize(
+    "code", ["InternalExecutionError", "NetworkingInternalOperationError", "OSProvisioningTimedOut"]
+)
+def test_the_bad_luck_of_one_machine_does_not_stop_the_others(azure, code, later):
+    vm = scheduler()
+    azure.takes = 0.2
+    azure.faults = [Fault(MACHINE, "no luck", code, 409, later=later, times=2)]
+    it = on_azure()
+    made = run(it.create("worker", workers(5), vm))
+    assert len(made) == 5 and it.cloud.shortfall == "" and azure.count()[MACHINE] == 1 + 5 + 2
+    assert len(azure.leftovers()) == 6 * 4
+
+
+def test_the_same_bad_luck_again_and_again_is_said(azure):
+    vm = scheduler()
+    azure.faults = [Fault(MACHINE, "no luck", "InternalExecutionError", 409, later=True, times=99)]
+    with pytest.raises(CloudError, match="no luck"):
+        run(on_azure().create("worker", workers(2), vm))
+    assert azure.count()[MACHINE] == 1 + 2 * 2 and set(azure.there()) == {SCHEDULER}
+
+
+def test_a_network_card_that_is_still_kept_for_the_failed_machine_is_waited_for(azure):
+    said = "Nic(s) in request is reserved for another Virtual Machine for 180 seconds."
+    azure.faults = [Fault(MACHINE, said, "NicReservedForAnotherVm", 409, times=3)]
+    assert scheduler().alive and azure.count()[MACHINE] == 4
+
+
 def test_the_same_request_makes_the_same_machines(azure):
     it = on_azure()
 
