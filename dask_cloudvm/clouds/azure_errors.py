@@ -140,7 +140,7 @@ def taken(error: CloudError) -> bool:
 
 def used(error: CloudError) -> bool:
     """Whether it cannot be removed since something else needs it."""
-    return "InUse" in code(error) or "CannotBeDeleted" in code(error)
+    return bool(re.search("InUse|CannotBeDeleted|CannotDelete", code(error), re.I))
 
 
 def denied(error: CloudError) -> bool:

@@ -442,7 +442,7 @@ class Fake:
         if inside or f'"{id}"' in others or f"{id}/subnets/" in others:
             code = {
                 "networkSecurityGroups": "InUseNetworkSecurityGroupCannotBeDeleted",
-                "natGateways": "NatGatewayInUseBySubnet",
+                "natGateways": "CannotDeleteNatGatewayAssociatedToSubnet",
                 "publicIPAddresses": "PublicIPAddressCannotBeDeleted",
                 "virtualNetworks": "InUseSubnetCannotBeDeleted",
             }
