@@ -281,7 +281,7 @@ def public_key(given: str | None) -> str:
         return given.strip()
     try:
         return azure_options.key(Path(given).expanduser().read_text("ascii"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CloudError(doing="read the SSH key", what=f"{given}: {error}", hint=azure_options.KEY_HINT) from None
 
 

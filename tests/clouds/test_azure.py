@@ -297,6 +297,8 @@ def test_the_ssh_key(azure, tmp_path):
     assert keys[2].startswith("ssh-rsa AAAA") and keys[2] != keys[3]
     azure.calls.clear()
     refused("change ssh_public_key", ssh_public_key=str(tmp_path / "none.pub"))
+    for path in ("~nobody-has-this-name/x", "a\0b"):
+        refused("change ssh_public_key", ssh_public_key=path)
     for kind in ("ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com", "ssh-dss"):
         (tmp_path / "id.pub").write_text(f"{kind} AAAAB3Nza me@there\n")
         for key in (f"{kind} AAAAB3Nza me@there", str(tmp_path / "id.pub")):
