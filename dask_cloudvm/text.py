@@ -97,7 +97,7 @@ def _read_text(spec: Mapping[str, Any], text: str) -> Any:
     kinds, bare = schema.types(spec), text.strip()
     if not kinds:
         return _read_untyped(bare)
-    if "null" in kinds and bare.lower() in ("", "null", "none"):
+    if "null" in kinds and bare.lower() in ("", "null", "none") and bare not in spec.get("x-words", ()):
         return None
     if "array" in kinds or "object" in kinds:
         found = _read_collection(spec, bare)

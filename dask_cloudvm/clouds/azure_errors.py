@@ -247,3 +247,15 @@ def _hint(reason: str, message: str) -> str:
 def hint_of_quota(name: str) -> str:
     """What to do about a quota of this name."""
     return _HINTS[ADDRESSES] if "publicip" in name.lower() else _QUOTAS
+
+
+# What the chain says of ways to log in that nobody has set up.
+_ABSENT = re.compile(r"(?i)unavailable|requires the|not found on path|could not be found|not installed|troubleshoot")
+
+
+def not_logged_in(doing: str, error: Exception) -> CloudError:
+    """What azure-identity raised, in one message."""
+    said = [line.strip() for line in str(error).splitlines() if ": " in line and not _ABSENT.search(line)]
+    what = said[0].rstrip(".") if said and "DefaultAzureCredential" not in said[0] else "there are no credentials"
+    hint = "log in by az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+    return CloudError(doing=doing, what=what, hint=hint, code="authError")

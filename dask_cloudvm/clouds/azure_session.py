@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import threading
 import time
@@ -208,7 +209,7 @@ class Session:
             local = urlsplit(self.endpoint).hostname in ("127.0.0.1", "localhost")
             response = self._made().run(request, enforce_https=not local).http_response
         except ClientAuthenticationError as error:
-            raise _not_logged_in(doing, error) from None
+            raise azure_errors.not_logged_in(doing, error) from None
         except AzureError as error:
             raise _unreached(doing, url, error) from None
         text = response.text()
@@ -239,7 +240,7 @@ class Session:
         try:
             token = self._credential.get_token(f"{self.endpoint}/.default").token
         except ClientAuthenticationError as error:
-            raise _not_logged_in("use Azure", error) from None
+            raise azure_errors.not_logged_in("use Azure", error) from None
         try:
             claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
         except (IndexError, ValueError):
@@ -288,6 +289,7 @@ def _credential() -> Any:
     except ImportError:
         hint = "install it by: pip install 'dask-cloudvm[azure]'"
         raise CloudError(doing="use Azure", what="azure-identity is not installed", hint=hint) from None
+    logging.getLogger("azure.identity").addHandler(logging.NullHandler())  # a failure is an error of ours, said once
     return DefaultAzureCredential(connection_timeout=CONNECT, read_timeout=READ, retry_backoff_factor=PAUSE)
 
 
@@ -330,13 +332,6 @@ def _only(subscriptions: list[Any]) -> str:
     what = f"there are {len(ids)} subscriptions: {names}" if ids else "there is no subscription that you may use"
     hint = "set subscription_id or AZURE_SUBSCRIPTION_ID" if ids else "log in to another tenant, or ask for access"
     raise CloudError(doing="choose the subscription", what=what, hint=hint)
-
-
-def _not_logged_in(doing: str, error: Exception) -> CloudError:
-    said = [line.strip() for line in str(error).splitlines() if "unavailable" not in line.lower() and ": " in line]
-    what = said[0].rstrip(".") if said and "DefaultAzureCredential" not in said[0] else "there are no credentials"
-    hint = "log in by az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
-    return CloudError(doing=doing, what=what, hint=hint, code="authError")
 
 
 _NETWORK = f"check the network, or {OVERRIDE}"

@@ -9,7 +9,7 @@ IN_USER_DATA: dict[str, tuple[Any, ...]] = {
     "idle_timeout": ("7 minutes", "scheduler"),
     "death_timeout": ("7 minutes", "worker"),
     "security": (True, "both"),
-    "protocol": ("tls", "both"),
+    "protocol": ("ws", "both"),
     "worker_class": ("my.Worker", "worker"),
     "worker_module": ("my.module", "worker"),
     "worker_command": ("my-worker", "worker"),

@@ -10,7 +10,7 @@ from azure_fake import SUBSCRIPTION, user_data
 from shared_options import IN_USER_DATA, NOT_SENT
 from suite import run, subject
 
-from dask_cloudvm import schema
+from dask_cloudvm import options, schema
 
 OWN = {"resource_group": "my-group", "vnet": "my-vnet", "security_group": "my-nsg"}
 IMAGE = "me:mine:one:1.0.0"
@@ -108,6 +108,11 @@ def test_an_option_reaches_the_wire(subscription, option):
     if where == "shared":
         changed = {"shared"} if got["shared"] != usual["shared"] else set()
     assert changed == {"both": {"scheduler", "worker"}, "none": set()}.get(where, {where})
+
+
+def test_no_identity_can_be_said_as_text():
+    assert options.resolve(cloud="azure", sets=["identity=none"]).values["identity"] == "none"
+    assert options.resolve(cloud="azure", sets=["identity=null"]).values["identity"] is None
 
 
 def test_the_nat_gateway_is_another_subnet(subscription):

@@ -653,6 +653,15 @@ def test_no_credentials(azure, monkeypatch):
     refused("az login")
 
 
+def test_nothing_that_could_log_in_is_one_message(azure, monkeypatch, tmp_path, capfd):
+    for variable in ("AZURE_TOKEN_CREDENTIALS", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(azure_session, "READ", 0.2)
+    message = refused("cannot find the subscription: there are no credentials; log in by az login")
+    assert "broker" not in message and capfd.readouterr().err == ""
+
+
 def test_azure_identity_that_is_not_installed(azure, monkeypatch):
     import sys
 
