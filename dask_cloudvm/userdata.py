@@ -2,7 +2,7 @@
 
 The text is the same for every machine of a request: it is a jinja template that takes the machine's name from the
 cloud's instance metadata. What the user gave travels as JSON that the machine's launcher reads, never in a shell line.
-When the unit ends, well or badly, the machine goes: so does one whose set-up failed.
+When the unit ends, well or badly, the machine goes: so does one whose set-up failed, and one that is rebooted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dask_cloudvm.errors import CloudError
 
 FOLDER, PYTHON = runtimes.FOLDER, runtimes.PYTHON
 UNIT = "dask-cloudvm.service"
+# cloud-init's own folder of an instance stays over a reboot; a machine made of a disk's snapshot has another.
+ONCE = "/var/lib/cloud/instance/dask-cloudvm"
 BOOT = 600.0  # seconds by which the scheduler's machine may be slower than a worker's
 
 
@@ -56,7 +58,7 @@ def render(launch: bootstrap.Launch, options: Mapping[str, Any], setting: Settin
             *(_file(f"{FOLDER}/{name}", text) for name, text in files.items()),
             {"path": f"/etc/systemd/system/{UNIT}", "permissions": "0644", "content": _unit(files, options)},
         ],
-        "runcmd": [["systemctl", "daemon-reload"], ["systemctl", "start", "--no-block", UNIT]],
+        "runcmd": _commands(options),
     }
     text = yaml.dump(config, Dumper=Dumper, sort_keys=False, width=float("inf"))
     text = _literally(text).replace(bootstrap.NAME, "{{ name }}").replace(bootstrap.DIR, FOLDER)
@@ -113,10 +115,17 @@ def _literally(text: str) -> str:
     return re.sub(r"\{(?=[{%#])", '{{ "{" }}', text)
 
 
+def _commands(options: Mapping[str, Any]) -> list[list[str]]:
+    """What cloud-init runs once. The unit is there again after a reboot, to end the machine where it may."""
+    rebooted = [["mkdir", ONCE], ["systemctl", "enable", UNIT]] if options["auto_shutdown"] else []
+    return [["systemctl", "daemon-reload"], *rebooted, ["systemctl", "start", "--no-block", UNIT]]
+
+
 def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
     """The one unit. Everything that can fail is in it, so that a machine that cannot work does not stay."""
     steps = {"install": "/bin/bash -e", "extra": "/bin/bash -e", "login": "/usr/bin/python3"}
-    end = "poweroff" if options["auto_shutdown"] else "none"
+    goes = options["auto_shutdown"]
+    end = "poweroff" if goes else "none"
     lines = [
         "[Unit]",
         "Description=Dask",
@@ -124,18 +133,21 @@ def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
         "After=network-online.target",
         f"SuccessAction={end}",
         f"FailureAction={end}",
+        *([f"ConditionPathExists={ONCE}"] if goes else []),
         "",
         "[Service]",
         "Type=exec",
         "Environment=HOME=/root",
         "WorkingDirectory=/root",
         "LimitNOFILE=524288",
+        *([f"ExecStartPre=/bin/mkdir {ONCE}/started"] if goes else []),  # fails after a reboot
         *(f"ExecStartPre={program} {FOLDER}/{name}" for name, program in steps.items() if name in files),
         f"ExecStart=/usr/bin/python3 {FOLDER}/run",
         *([f"ExecStopPost=/bin/bash {FOLDER}/gone", "TimeoutStopSec=15min"] if "gone" in files else []),
         "TimeoutStartSec=1h",
         "StandardOutput=journal+console",
         "StandardError=journal+console",
+        *(["", "[Install]", "WantedBy=multi-user.target"] if goes else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -156,5 +156,5 @@ def test_the_unit_logs_in_after_docker_is_there():
     launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python=runtimes.PYTHON)
     text = userdata.render(launch, values, userdata.Setting("{% set name = 'me' %}"))
     steps = [line.split("=")[1] for line in text.splitlines() if "ExecStartPre=" in line]
-    assert [Path(step.split()[-1]).name for step in steps] == ["install", "extra", "login"]
+    assert [Path(step.split()[-1]).name for step in steps] == ["started", "install", "extra", "login"]
     assert steps[-1] == "/usr/bin/python3 /etc/dask-cloudvm/login" and len(userdata.pack(text)) < 6 << 10

@@ -109,6 +109,7 @@ def _body(
         "BlockDeviceMappings": [_disk(options, image)],
         "NetworkInterfaces": [_interface(options, facts, subnet)],
         "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+        "MaintenanceOptions": {"AutoRecovery": "disabled"},  # what was in its memory is lost: others replace it
         "Monitoring": {"Enabled": options["enable_detailed_monitoring"]},
         "TagSpecifications": tag_specifications(machine, names, facts),
     }

@@ -111,6 +111,7 @@ def test_the_body_of_a_scheduler_and_its_workers(aws):
     for body in (first, second):
         assert body["MetadataOptions.HttpTokens"] == "required"
         assert body["InstanceInitiatedShutdownBehavior"] == "terminate"
+        assert body["MaintenanceOptions.AutoRecovery"] == "disabled"
         disk = {k.rpartition(".")[2]: v for k, v in body.items() if k.startswith("BlockDeviceMapping.1.Ebs")}
         assert disk == {"VolumeSize": "40", "VolumeType": "gp3", "Encrypted": "true", "DeleteOnTermination": "true"}
         assert body["BlockDeviceMapping.1.DeviceName"] == "/dev/sda1"

@@ -37,6 +37,10 @@ def rendered(text, index=0):
     return {f["path"].rpartition("/")[2]: f for f in config["write_files"]}
 
 
+def runcmd(text):
+    return yaml.safe_load(text.partition("%}\n")[2])["runcmd"]
+
+
 def run_on_a_machine(tmp_path, run, **variables):
     """Runs the launcher as the unit does, with this ``run.json``."""
     (tmp_path / "run.json").write_text(json.dumps({"first": [], "env": {}, "hint": "", **run}))
@@ -89,10 +93,23 @@ def test_the_machine_goes_when_the_unit_ends_however():
     stays = rendered(worker(auto_shutdown=False))["dask-cloudvm.service"]["content"]
     assert "poweroff" not in stays
     nothing_installed = rendered(worker(bootstrap=False))
-    assert (
-        "install" not in nothing_installed
-        and "ExecStartPre" not in nothing_installed["dask-cloudvm.service"]["content"]
-    )
+    assert "install" not in nothing_installed
+    assert "/bin/bash" not in nothing_installed["dask-cloudvm.service"]["content"]
+
+
+def test_a_machine_that_is_rebooted_goes_unless_it_is_to_stay():
+    unit, commands = rendered(worker())["dask-cloudvm.service"]["content"], runcmd(worker())
+    assert "WantedBy=multi-user.target" in unit and f"ConditionPathExists={userdata.ONCE}\n" in unit
+    steps = [line for line in unit.splitlines() if line.startswith("Exec")]
+    assert steps[0] == f"ExecStartPre=/bin/mkdir {userdata.ONCE}/started"
+    assert [command[:2] for command in commands] == [
+        ["systemctl", "daemon-reload"],
+        ["mkdir", userdata.ONCE],
+        ["systemctl", "enable"],
+        ["systemctl", "start"],
+    ]
+    stays = worker(auto_shutdown=False)
+    assert userdata.ONCE not in stays and "[Install]" not in stays and "enable" not in str(runcmd(stays))
 
 
 def test_shell_files_are_valid():

@@ -172,6 +172,16 @@ class Journey:
         assert client.gather(running) == list(range(40))
         until(lambda: len(site.lab.on()) == site.there() == 3, "the cloud has as many machines as run")
 
+    def test_a_machine_that_is_rebooted_goes_and_is_replaced(self, site: Any) -> None:
+        """Nobody watches, so that it goes by itself."""
+        _, worker, _ = sorted(site.lab.on(), key=lambda machine: machine.address)
+        worker.run("systemctl", "reboot", "--force", "--force", check=False)
+        until(worker.off.is_set, "the machine goes by itself")
+        assert "dask-cloudvm/started" in worker.console
+        until(lambda: len(site.lab.on()) == site.there() == 2, "the cloud has as many machines as run")
+        cli("scale", NAME, "2")
+        until(lambda: len(site.lab.on()) == site.there() == 3, "it is replaced")
+
     def _hosts(self, client: distributed.Client) -> set[str]:
         return {info["host"] for info in client.run_on_scheduler(joined).values()}
 

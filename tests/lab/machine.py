@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.lab.root import FIRMWARE
 from tests.lab.space import FOLDER, Space
@@ -27,6 +28,7 @@ network: {config: disabled}
 locale: false
 no_ssh_fingerprints: true
 """
+REBOOTED = 133  # what systemd-nspawn exits with for its service to start it again
 ORDERLY = 20.0  # seconds for a machine to stop when it is told to
 
 
@@ -80,17 +82,22 @@ class Machine:
             enter = "".join(f"echo 0 >{group}/cgroup.procs\n" for group in groups)
             command = ["sh", "-ec", f'{enter} exec "$@"', "sh", *self._nspawn()]
             with open(self.log, "wb") as log:
-                self._process = subprocess.Popen(
-                    self.space.enter(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-                self.running.set()
-                self._process.wait()
+                while self._boot(command, log) == REBOOTED:
+                    _kill_all(groups)
             _kill_all(groups)
         with suppress(RuntimeError):  # where the whole lab is gone
             self.space.run("umount", f"{FOLDER}/{self.name}/root")
             self.space.run("rm", "-rf", f"{FOLDER}/{self.name}")
         self.off.set()
         self._ended()
+
+    def _boot(self, command: list[str], log: BinaryIO) -> int:
+        """From switching on to a reboot or off."""
+        self._process = subprocess.Popen(
+            self.space.enter(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        self.running.set()
+        return self._process.wait()
 
     def _nspawn(self) -> list[str]:
         plain = "--quiet --boot --settings=no --register=no --keep-unit --console=read-only --link-journal=no"
