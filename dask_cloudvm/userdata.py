@@ -23,6 +23,8 @@ FOLDER, PYTHON = runtimes.FOLDER, runtimes.PYTHON
 UNIT = "dask-cloudvm.service"
 # cloud-init's own folder of an instance stays over a reboot; a machine made of a disk's snapshot has another.
 ONCE = "/var/lib/cloud/instance/dask-cloudvm"
+# Ubuntu restarts services whose libraries were updated; where the unit ends, the machine does.
+NEEDRESTART = "$nrconf{override_rc}{qr(^dask-cloudvm)} = 0;\n"
 BOOT = 600.0  # seconds by which the scheduler's machine may be slower than a worker's
 
 
@@ -57,6 +59,7 @@ def render(launch: bootstrap.Launch, options: Mapping[str, Any], setting: Settin
         "write_files": [
             *(_file(f"{FOLDER}/{name}", text) for name, text in files.items()),
             {"path": f"/etc/systemd/system/{UNIT}", "permissions": "0644", "content": _unit(files, options)},
+            _file("/etc/needrestart/conf.d/dask-cloudvm.conf", NEEDRESTART),
         ],
         "runcmd": _commands(options),
     }
@@ -133,7 +136,7 @@ def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
         "After=network-online.target",
         f"SuccessAction={end}",
         f"FailureAction={end}",
-        *([f"ConditionPathExists={ONCE}"] if goes else []),
+        *([f"ConditionPathExists={ONCE}", "RefuseManualStop=yes"] if goes else []),
         "",
         "[Service]",
         "Type=exec",

@@ -112,6 +112,13 @@ def test_a_machine_that_is_rebooted_goes_unless_it_is_to_stay():
     assert userdata.ONCE not in stays and "[Install]" not in stays and "enable" not in str(runcmd(stays))
 
 
+def test_an_update_of_a_library_restarts_nothing():
+    made = rendered(worker())
+    assert "RefuseManualStop=yes\n" in made["dask-cloudvm.service"]["content"]
+    assert made["dask-cloudvm.conf"]["content"] == "$nrconf{override_rc}{qr(^dask-cloudvm)} = 0;\n"
+    assert "Refuse" not in rendered(worker(auto_shutdown=False))["dask-cloudvm.service"]["content"]
+
+
 def test_shell_files_are_valid():
     values = options.combine([], "ec2")[0].for_role("worker")
     launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
