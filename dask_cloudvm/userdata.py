@@ -143,6 +143,7 @@ def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
         "Environment=HOME=/root",
         "WorkingDirectory=/root",
         "LimitNOFILE=524288",
+        "OOMPolicy=continue",  # a nanny starts its worker again
         *([f"ExecStartPre=/bin/mkdir {ONCE}/started"] if goes else []),  # fails after a reboot
         *(f"ExecStartPre={program} {FOLDER}/{name}" for name, program in steps.items() if name in files),
         f"ExecStart=/usr/bin/python3 {FOLDER}/run",

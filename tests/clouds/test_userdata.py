@@ -112,6 +112,10 @@ def test_a_machine_that_is_rebooted_goes_unless_it_is_to_stay():
     assert userdata.ONCE not in stays and "[Install]" not in stays and "enable" not in str(runcmd(stays))
 
 
+def test_a_process_that_takes_too_much_memory_does_not_end_its_machine():
+    assert "OOMPolicy=continue\n" in rendered(worker())["dask-cloudvm.service"]["content"]
+
+
 def test_an_update_of_a_library_restarts_nothing():
     made = rendered(worker())
     assert "RefuseManualStop=yes\n" in made["dask-cloudvm.service"]["content"]
