@@ -1,9 +1,9 @@
 """The ways to get Dask on a machine: what is installed there and the command that then runs. Pure.
 
 Each is a function in ``RUNTIMES``, by the name that the option ``runtime`` has for it. It gives the machine's files and
-what the launcher reads from ``run.json``: ``first``, a command to run before, and ``needed``, what to say where nothing
-can go on without it; ``argv``; ``env``, which holds what must not be in an argument; ``path``, folders of programs to
-look in first; ``hint``, what to change where a command is missing.
+what the launcher reads from ``run.json``: ``first``, a command to run before, tried three times, and ``needed``, what
+to say where nothing can go on without it; ``argv``; ``env``, which holds what must not be in an argument; ``path``,
+folders of programs to look in first; ``hint``, what to change where a command is missing.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ LINE = re.compile(r"[^\r\n]{,8000}")  # what Docker's env file can hold: one lin
 Files = dict[str, str]
 Command = dict[str, Any]
 
-# The launcher: takes command and environment from JSON, which needs no quoting, and becomes the command.
+# The launcher: takes command and environment from JSON, which needs no quoting, and becomes the command. A command to
+# run before is ended by timeout(1), for that ends what the command has started, too.
 RUN = f"""\
 import json, os, shutil, socket, subprocess, sys, time
 with open("{FOLDER}/run.json") as file:
     run = json.load(file)
 env = {{**os.environ, **run["env"]}}
 env["PATH"] = ":".join(filter(None, [run.get("path"), env.get("PATH", os.defpath)]))
-for attempt in range(3):
-    if not run["first"] or subprocess.run(run["first"], env=env).returncode == 0:
+for pause in 5, 10, 0:
+    if not run["first"] or subprocess.run(["timeout", "-k9", "1800", *run["first"]], env=env).returncode == 0:
         break
+    time.sleep(pause)
+else:
     if run.get("needed"):
         sys.exit(run["needed"])
-    time.sleep(5 * (attempt + 1))
 start = time.time()
 while run.get("scheduler") and time.time() - start < run["patience"]:
     try:

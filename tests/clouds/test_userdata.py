@@ -45,6 +45,8 @@ def run_on_a_machine(tmp_path, run, **variables):
     """Runs the launcher as the unit does, with this ``run.json``."""
     (tmp_path / "run.json").write_text(json.dumps({"first": [], "env": {}, "hint": "", **run}))
     script = rendered(worker())["run"]["content"].replace(userdata.FOLDER, str(tmp_path))
+    assert "sleep(pause)" in script and '"1800"' in script
+    script = script.replace("sleep(pause)", "sleep(0)").replace('"1800"', '"1"')
     env = {**os.environ, **variables}
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, env=env)
 
@@ -163,6 +165,24 @@ def test_the_launcher_waits_for_the_scheduler_and_passes_the_environment_on(tmp_
 def test_a_command_that_is_missing_is_named(tmp_path):
     done = run_on_a_machine(tmp_path, {"argv": ["no-such-docker"], "hint": "change this option"})
     assert done.returncode == 1 and "no-such-docker is missing; change this option" in done.stderr
+
+
+@pytest.mark.parametrize("needed", ["", "it could not be made"])
+def test_a_step_before_dask_is_tried_three_times(tmp_path, needed):
+    step = ["bash", "-c", f"echo tried; [ $(wc -l < {tmp_path}/log) = 3 ] || {{ echo >> {tmp_path}/log; false; }}"]
+    run = {"first": step, "needed": needed, "argv": ["echo", "Dask"]}
+    (tmp_path / "log").touch()
+    done = run_on_a_machine(tmp_path, run)
+    assert done.stdout.split() == ["tried"] * 3 + ["Dask"] * (not needed)
+    assert (done.returncode, done.stderr.strip()) == (1 if needed else 0, needed)
+    assert run_on_a_machine(tmp_path, run).stdout.split() == ["tried", "Dask"]
+
+
+def test_a_step_that_hangs_has_failed_and_leaves_nothing_behind(tmp_path):
+    step = ["bash", "-c", f"(sleep 2; touch {tmp_path}/late) & echo tried; sleep 30"]
+    done = run_on_a_machine(tmp_path, {"first": step, "needed": "it took too long", "argv": ["echo", "Dask"]})
+    assert done.stdout.split() == ["tried"] * 3 and done.stderr.strip() == "it took too long"
+    assert not (tmp_path / "late").exists()
 
 
 def test_image_runs_the_environments_own_python_and_programs(tmp_path):
