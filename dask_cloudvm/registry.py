@@ -13,11 +13,13 @@ import hmac
 import json
 import os
 import re
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
+PAUSES = (2, 4, 8, 16)  # seconds between two tries: an identity may reach the machine after it has started
 METADATA = os.environ.get("DASK_CLOUDVM_METADATA", "http://169.254.169.254")
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would answer for another machine
 
@@ -38,14 +40,18 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> Any:
 
 
 def ecr(host: str) -> str:
-    """https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html"""
-    _, _, _, region, domain = host.split(".", 4)
+    """https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html
+
+    https://docs.aws.amazon.com/general/latest/gr/ecr.html has its addresses.
+    """
+    service, region, domain = re.split(r"^[0-9]+\.dkr[.-]([a-z-]+)\.([^.]+)\.", host)[1:]
+    service = "api.ecr" if service == "ecr" and not domain.startswith("on.") else service
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     token = {"X-aws-ec2-metadata-token": get("/latest/api/token", lifetime, "PUT")}
     roles = "/latest/meta-data/iam/security-credentials/"
     keys = json.loads(get(roles + get(roles, token).split()[0], token))
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    address = f"api.ecr.{region}.{domain}"
+    address = f"{service}.{region}.{domain}".replace(".on.", ".api.")
     answer = post(f"https://{address}/", b"{}", signed(address, region, keys, now))
     return str(answer["authorizationData"][0]["authorizationToken"])
 
@@ -80,7 +86,8 @@ def google(host: str) -> str:
 
 def azure(host: str) -> str:
     """https://github.com/Azure/acr/blob/main/docs/AAD-OAuth.md"""
-    resource = urllib.parse.quote("https://management.azure.com/", safe="")
+    manager = {"cn": "chinacloudapi.cn", "us": "usgovcloudapi.net"}.get(host.rpartition(".")[2], "azure.com")
+    resource = urllib.parse.quote(f"https://management.{manager}/", safe="")
     path = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}"
     token = json.loads(get(path, {"Metadata": "true"}))["access_token"]
     body = urllib.parse.urlencode({"grant_type": "access_token", "service": host, "access_token": token}).encode()
@@ -94,9 +101,10 @@ def encoded(user: str, password: str) -> str:
 
 
 REGISTRIES: dict[str, Callable[[str], str]] = {
-    r"[0-9]+\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?": ecr,
+    r"[0-9]+\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.amazonaws\.(com(\.cn)?|eu)": ecr,
+    r"[0-9]+\.dkr-ecr(-fips)?\.[a-z0-9-]+\.on\.(aws|amazonwebservices\.com\.cn)": ecr,
     r"[a-z0-9-]+-docker\.pkg\.dev|([a-z]+\.)?gcr\.io": google,
-    r"[a-z0-9]+\.azurecr\.io": azure,
+    r"[a-z0-9-]+\.azurecr\.(io|cn|us)": azure,
 }
 
 
@@ -106,6 +114,16 @@ def login(image: str) -> Callable[[str], str] | None:
     return next((how for pattern, how in REGISTRIES.items() if re.fullmatch(pattern, host)), None)
 
 
+def patiently(how: Callable[[str], str], host: str) -> str:
+    """What ``how`` gives, tried again for half a minute."""
+    for pause in PAUSES:
+        try:
+            return how(host)
+        except Exception:
+            time.sleep(pause)
+    return how(host)
+
+
 def main(folder: str) -> None:
     """Adds to Docker's own file, which only its owner can read, what the image of ``run.json`` needs."""
     with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
@@ -113,7 +131,7 @@ def main(folder: str) -> None:
     host, how = image.partition("/")[0], login(image)
     path = os.path.join(os.path.expanduser("~"), ".docker", "config.json")
     try:
-        auth = {host: {"auth": how(host)}} if how else {}
+        auth = {host: {"auth": patiently(how, host)}} if how else {}
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
             known = json.loads(file.read() or "{}")
