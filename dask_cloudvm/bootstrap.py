@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import json
 import shlex
-from collections.abc import Mapping
+import tokenize
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 from dask_cloudvm import spot, tls
@@ -86,7 +89,43 @@ def watching(launch: Launch, cloud: str) -> Launch:
     env = {**launch.env, "DASK_CLOUDVM_SPOT": cloud}
     for key in ("DASK_DISTRIBUTED__NANNY__PRELOAD", "DASK_DISTRIBUTED__WORKER__PRELOAD"):
         env[key] = json.dumps([*_listed(env.get(key, "[]")), file])
-    return replace(launch, env=env, files={**launch.files, "dask_cloudvm_spot.py": inspect.getsource(spot)})
+    text = travelling(spot, "dask_setup", cloud)
+    return replace(launch, env=env, files={**launch.files, "dask_cloudvm_spot.py": text})
+
+
+def travelling(module: ModuleType, *roots: str) -> str:
+    """The text of a module as a machine gets it: what the functions ``roots`` need, and nothing for readers.
+
+    Entries of its tables whose function stays here stay, too. The lines are otherwise as they were written, since what
+    ``ast.unparse`` makes of them differs with the release of Python.
+    """
+    text = inspect.getsource(module)
+    lines, tree = text.splitlines(), ast.parse(text)
+    functions = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    staying = functions.keys() - _needed(functions, roots)
+    out = [(functions[name].lineno, functions[name].end_lineno or 0) for name in staying]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+            out.append((node.lineno, node.end_lineno or 0))
+        if isinstance(node, ast.Dict):
+            out += [(v.lineno, v.lineno) for v in node.values if isinstance(v, ast.Name) and v.id in staying]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    gone = {row for start, end in out for row in range(start, end + 1)}
+    return "".join(f"{line}\n" for row, line in enumerate(lines, 1) if line and row not in gone)
+
+
+def _needed(functions: Mapping[str, ast.AST], names: Iterable[str]) -> set[str]:
+    """The functions of these names, and those that they name themselves."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        if (name := todo.pop()) in functions and name not in found:
+            found.add(name)
+            todo += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
+    return found
 
 
 def _listed(text: str) -> list[Any]:

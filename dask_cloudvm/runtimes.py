@@ -8,7 +8,6 @@ folders of programs to look in first; ``hint``, what to change where a command i
 
 from __future__ import annotations
 
-import inspect
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -64,8 +63,8 @@ def _docker(launch: bootstrap.Launch, options: Mapping[str, Any], gpu: bool) -> 
     files = {"env": "".join(f"{key}={value}\n" for key, value in launch.env.items() if key not in inherited)}
     if options["bootstrap"]:
         files["install"] = _APT + _INSTALL_DOCKER + (_INSTALL_DRIVER + _INSTALL_TOOLKIT if gpu else "")
-    if registry.login(image):
-        files["login"] = inspect.getsource(registry)
+    if how := registry.login(image):
+        files["login"] = bootstrap.travelling(registry, "main", how.__name__)
     hint = "set the option bootstrap, or install it by extra_bootstrap"
     return files, {"first": ["docker", "pull", "--quiet", image], "argv": argv, "env": inherited, "hint": hint}
 

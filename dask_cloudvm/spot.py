@@ -59,7 +59,11 @@ def azure(_: State) -> str:
     return ", ".join(event["EventType"] for event in mine if event["EventType"] != "Freeze")
 
 
-CLOUDS: dict[str, Callable[[State], str]] = {"ec2": ec2, "gcp": gcp, "azure": azure}
+CLOUDS: dict[str, Callable[[State], str]] = {
+    "ec2": ec2,
+    "gcp": gcp,
+    "azure": azure,
+}
 
 
 def watch(look: Callable[[State], str], tell: Callable[[str], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_cloudvm import bootstrap, options, tls, userdata
+from dask_cloudvm import bootstrap, environment, options, registry, spot, tls, userdata
 from dask_cloudvm.clouds import names
 from dask_cloudvm.errors import CloudError, ProfileError
 
@@ -231,15 +232,45 @@ def test_only_a_spot_machine_watches_for_its_end(runtime):
     assert "SPOT" not in str(usual) and "dask_cloudvm_spot.py" not in usual
 
 
-@pytest.mark.parametrize("cloud", ["ec2", "gcp"])
-@pytest.mark.parametrize("runtime", ["docker", "image"])
-def test_the_longest_usual_user_data_is_short(cloud, runtime):
+IMAGES = {
+    "ec2": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/my/image:1",
+    "gcp": "europe-docker.pkg.dev/my-project/my/image:1",
+    "azure": "contoso-a1b2c3.azurecr.io/my/image:1",
+}
+
+
+@pytest.mark.parametrize("cloud", ["ec2", "gcp", "azure"])
+@pytest.mark.parametrize(
+    "given", [{"runtime": "docker"}, {"runtime": "image"}, {"runtime": "uv"}, {"docker_image": IMAGES}], ids=str
+)
+def test_the_longest_usual_user_data_is_short(cloud, given):
     """EC2 takes 16 KiB; what is over 6 KiB leaves the user too little. With TLS, on a spot machine with GPUs."""
-    values = {**options.combine([], cloud)[0].for_role("worker"), "runtime": runtime}
+    given = {key: value if isinstance(value, str) else value[cloud] for key, value in given.items()}
+    resolved = environment.captured(options.resolve(cloud=cloud, keywords=given, environ={}))
+    values = resolved.for_role("worker")
     launch = bootstrap.worker(values, tls.make("etl"), "tls://10.0.0.4:8786", python="python")
     naming = userdata.numbered("etl-worker", [(0, "abcdef", 0)], "ds.meta_data.ami_launch_index")
     text = userdata.render(launch, values, userdata.Setting(naming, gpu=True, notice=cloud))
+    assert ("docker_image" in given) == ("/login" in text)
     assert len(userdata.pack(text)) < 6 << 10
+
+
+PARTS = {  # what each cloud's part of a module has, and no other's
+    spot: {"ec2": "spot/instance-action", "gcp": "instance/preempted", "azure": "scheduledevents"},
+    registry: {"ecr": "X-Amz-Target", "google": "oauth2accesstoken", "azure": "refresh_token"},
+}
+
+
+@pytest.mark.parametrize("module, name", [(module, name) for module, parts in PARTS.items() for name in parts])
+def test_a_machine_gets_only_what_its_own_cloud_needs(module, name):
+    text = bootstrap.travelling(module, "main" if module is registry else "dask_setup", name)
+    assert [part for part, own in PARTS[module].items() if own in text] == [name]
+    tree = ast.parse(text)
+    assert not any(
+        ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.FunctionDef))
+    )
+    assert "#" not in text and "\n\n" not in text
+    exec(compile(tree, name, "exec"), {"__name__": "travelled"})
 
 
 @pytest.mark.parametrize("length, fits", [(30, True), (120, False)])
