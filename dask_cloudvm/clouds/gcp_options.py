@@ -17,6 +17,7 @@ SCOPE = "https://www.googleapis.com/auth/"
 DELETING = {"compute", "cloud-platform"}  # scopes that let a machine delete itself
 LONGEST = 63  # characters of a label
 MOST_LABELS = 64 - 8  # some are ours
+WITHOUT_CLOUD_INIT = r"(.*/)?debian-cloud/.*|(family/)?debian-\d.*"  # by project, or by the names it has there
 RUN_TIME = (30, 120 * 24 * 3600)  # seconds
 
 
@@ -28,6 +29,14 @@ def check(values: Mapping[str, Any]) -> None:
     for role in ROLES:
         options = per_role("gcp", values)[role]
         run_time(options)
+        if re.fullmatch(WITHOUT_CLOUD_INIT, options["image"] or ""):
+            what = (
+                f"Google's own images of Debian, such as {options['image']}, have no cloud-init, which sets machines up"
+            )
+            hint = (
+                "leave image (source_image) out for Ubuntu; an image of your own is projects/PROJECT/global/images/NAME"
+            )
+            raise _wrong(what, hint)
         if options["ngpus"] and not options["gpu_type"] and not _may_have_gpus(options):
             raise _wrong(
                 f"ngpus is {options['ngpus']} and gpu_type is not given", "set gpu_type, such as nvidia-tesla-t4"

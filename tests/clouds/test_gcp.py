@@ -254,6 +254,15 @@ def test_what_can_be_known_to_be_wrong_makes_no_call(gcp):
     assert gcp.calls == [] and not gcp.http
 
 
+@pytest.mark.parametrize(
+    "image", ["debian-12", "family/debian-13", "debian-cloud/debian-12", "projects/debian-cloud/global/images/x"]
+)
+def test_an_image_without_cloud_init_is_refused(gcp, image):
+    refused("have no cloud-init", worker_image=image)
+    subject("gcp", image="projects/mine/global/images/debian-12").cloud.check()
+    assert gcp.calls == []
+
+
 def test_metadata_of_ones_own_is_added(gcp):
     extra = {"instanceProperties": {"metadata": {"items": [{"key": "enable-oslogin", "value": "TRUE"}]}}}
     scheduler(extra_vm_options=extra)
