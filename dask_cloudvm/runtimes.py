@@ -113,11 +113,16 @@ get() {  # again and again, for other programs of a machine that just boots hold
   return 1
 }
 """
+# Debian 13 has the command in a package of its own. An update of any of the others would end the container.
 _INSTALL_DOCKER = """\
 if ! command -v docker; then
   get update
   get install -y --no-install-recommends docker.io ca-certificates
+  command -v docker || get install -y --no-install-recommends docker-cli
 fi
+for package in docker.io containerd runc; do
+  apt-mark hold $package || true
+done
 """
 # From the same index as the packages, which may be the only one that a machine reaches.
 _INSTALL_UV = f"""\

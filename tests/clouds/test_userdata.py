@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import string
 import subprocess
@@ -132,6 +133,42 @@ def test_shell_files_are_valid():
     made = rendered(userdata.render(launch, values, userdata.Setting("{% set name = 'me' %}", gpu=True)))
     subprocess.run(["bash", "-n"], input=made["install"]["content"], text=True, check=True)
     compile(made["run"]["content"], "run", "exec")
+
+
+PROGRAMS = {  # of a machine: what is called is written down
+    "apt-get": 'echo "apt-get $*" >> $LOG; case "$*" in *"$HAS"*) ln -sf /bin/true $BIN/docker;; esac',
+    "apt-mark": 'echo "apt-mark $*" >> $LOG; [ "$2" != runc ]',
+}
+
+
+def install(tmp_path, **variables):
+    """What the install step calls on a machine without Docker."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "ln", "sleep"):
+        (programs / name).symlink_to(shutil.which(name))
+    for name, text in PROGRAMS.items():
+        (programs / name).write_text(f"#!{programs}/bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    env = {"PATH": str(programs), "BIN": str(programs), "LOG": str(tmp_path / "log"), **variables}
+    script = rendered(worker())["install"]["content"]
+    done = subprocess.run(["bash", "-e"], input=script, text=True, env=env, capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "log").read_text().splitlines()
+    return [call.partition("Retries=3 ")[2] or call for call in calls]
+
+
+@pytest.mark.parametrize("package, more", [("docker.io", 0), ("docker-cli", 1)])
+def test_docker_is_installed_where_its_command_is_a_package_of_its_own(tmp_path, package, more):
+    calls = [call for call in install(tmp_path, HAS=package) if not call.startswith("apt-mark")]
+    wanted = ["update", "install -y --no-install-recommends docker.io ca-certificates"]
+    assert calls == wanted + ["install -y --no-install-recommends docker-cli"] * more
+
+
+def test_no_update_restarts_docker(tmp_path):
+    """Of packages that are there; that runc is none here does no harm."""
+    calls = install(tmp_path, HAS="docker.io")
+    assert calls[-3:] == ["apt-mark hold docker.io", "apt-mark hold containerd", "apt-mark hold runc"]
 
 
 def test_a_size_that_is_too_much_is_said():
