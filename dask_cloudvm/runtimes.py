@@ -57,6 +57,7 @@ def _docker(launch: bootstrap.Launch, options: Mapping[str, Any], gpu: bool) -> 
     image = options["docker_image"]
     inherited = {key: value for key, value in launch.env.items() if LINE.fullmatch(value) is None}
     argv = ["docker", "run", "--rm", "--name", CONTAINER, "--network", "host", "--user", "0:0", "--log-driver", "none"]
+    argv += ["--ulimit", "nofile=524288:524288"]  # as the unit has; of several, Docker takes the last
     argv += ["--volume", f"{FOLDER}:{FOLDER}:ro", *(["--gpus", "all"] if gpu else [])]
     argv += ["--env-file", f"{FOLDER}/env", *(part for name in inherited for part in ("--env", name))]
     argv += [*shlex.split(options["docker_args"]), image, *launch.argv]

@@ -171,6 +171,14 @@ def test_no_update_restarts_docker(tmp_path):
     assert calls[-3:] == ["apt-mark hold docker.io", "apt-mark hold containerd", "apt-mark hold runc"]
 
 
+def test_a_container_may_open_as_many_files_as_the_unit_unless_the_user_says_otherwise():
+    made = rendered(worker(docker_args="--ulimit nofile=1024"))
+    argv = json.loads(made["run.json"]["content"])["argv"]
+    limits = [argv[i + 1] for i, part in enumerate(argv) if part == "--ulimit"]
+    assert limits == ["nofile=524288:524288", "nofile=1024"]
+    assert "LimitNOFILE=524288\n" in made["dask-cloudvm.service"]["content"]
+
+
 def test_a_size_that_is_too_much_is_said():
     userdata.check_size("x" * 100_000, 16 << 10)
     with pytest.raises(CloudError, match="bytes when compressed, 1,000 are allowed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 import subprocess
 
 import distributed
@@ -33,7 +34,9 @@ def test_a_scheduler_in_a_container(lab, docker, tmp_path):
     from suite import subject
 
     certificates, env = tls.make("suite"), {**HOSTILE, "LINE": "64 KiB and more: " * 5000}
-    it = subject("ec2", security=True, docker_image=IMAGE, env_vars=env)
+    # Where this computer does not let more files be opened; that it runs shows that a user's own limit wins.
+    limit = "--ulimit nofile={1}:{1}".format(*resource.getrlimit(resource.RLIMIT_NOFILE))
+    it = subject("ec2", security=True, docker_image=IMAGE, env_vars=env, docker_args=limit)
     *_, request = it.wanted(it.cloud.offline(), "scheduler", ["suite-scheduler"], certificates=certificates)
     made = files({"UserData": base64.b64encode(pack(request.body["UserData"])).decode()})
     layers = f"lowerdir=/etc,upperdir={FOLDER}/etc,workdir={FOLDER}/etc-work"
