@@ -25,6 +25,9 @@ UNIT = "dask-cloudvm.service"
 ONCE = "/var/lib/cloud/instance/dask-cloudvm"
 # Ubuntu restarts services whose libraries were updated; where the unit ends, the machine does.
 NEEDRESTART = "$nrconf{override_rc}{qr(^dask-cloudvm)} = 0;\n"
+DOCKER = "/etc/systemd/system/docker.service.d/proxies.conf"  # it is dockerd that pulls images
+PROXY = re.compile("(all|ftp|http|https|no)_proxy", re.IGNORECASE)
+ENVIRONMENT = f"EnvironmentFile={FOLDER}/proxies"
 BOOT = 600.0  # seconds by which the scheduler's machine may be slower than a worker's
 
 
@@ -52,6 +55,8 @@ def render(launch: bootstrap.Launch, options: Mapping[str, Any], setting: Settin
         files["extra"] = "".join(f"{line}\n" for line in options["extra_bootstrap"])
     if setting.gone and options["auto_shutdown"]:
         files["gone"] = setting.gone
+    if proxies := _proxies(launch):
+        files["proxies"] = proxies
     if scheduler := _scheduler(launch):
         command |= {"scheduler": scheduler, "patience": _patience(options)}
     files |= {**launch.files, "run": runtimes.RUN, "run.json": json.dumps(command)}
@@ -59,6 +64,7 @@ def render(launch: bootstrap.Launch, options: Mapping[str, Any], setting: Settin
         "write_files": [
             *(_file(f"{FOLDER}/{name}", text) for name, text in files.items()),
             {"path": f"/etc/systemd/system/{UNIT}", "permissions": "0644", "content": _unit(files, options)},
+            *([_file(DOCKER, f"[Service]\n{ENVIRONMENT}\n")] if proxies and options["runtime"] == "docker" else []),
             _file("/etc/needrestart/conf.d/dask-cloudvm.conf", NEEDRESTART),
         ],
         "runcmd": _commands(options),
@@ -118,6 +124,24 @@ def _literally(text: str) -> str:
     return re.sub(r"\{(?=[{%#])", '{{ "{" }}', text)
 
 
+def _proxies(launch: bootstrap.Launch) -> str:
+    """The proxies that the user gives Dask, in systemd's form, for what is done before Dask is there.
+
+    The names are in small letters, since apt knows no others.
+    """
+    given = sorted(item for item in launch.env.items() if PROXY.fullmatch(item[0]))  # small letters are the last
+    found = {
+        key.lower(): re.sub(r'(["\\$`])', r"\\\1", value) for key, value in given if runtimes.LINE.fullmatch(value)
+    }
+    return "".join(f'{key}="{value}"\n' for key, value in found.items())
+
+
+def _directly(proxies: str) -> str:
+    """The start of a command that is to ask the metadata service: a proxy would answer for another machine."""
+    names = re.findall("^([a-z_]+)=", proxies, re.MULTILINE)
+    return f"/usr/bin/env {' '.join(f'-u {name}' for name in names)} " if names else ""
+
+
 def _commands(options: Mapping[str, Any]) -> list[list[str]]:
     """What cloud-init runs once. The unit is there again after a reboot, to end the machine where it may."""
     rebooted = [["mkdir", ONCE], ["systemctl", "enable", UNIT]] if options["auto_shutdown"] else []
@@ -129,6 +153,7 @@ def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
     steps = {"install": "/bin/bash -e", "extra": "/bin/bash -e", "login": "/usr/bin/python3"}
     goes = options["auto_shutdown"]
     end = "poweroff" if goes else "none"
+    gone = f"{_directly(files.get('proxies', ''))}/bin/bash {FOLDER}/gone"
     lines = [
         "[Unit]",
         "Description=Dask",
@@ -143,11 +168,12 @@ def _unit(files: Mapping[str, str], options: Mapping[str, Any]) -> str:
         "Environment=HOME=/root",
         "WorkingDirectory=/root",
         "LimitNOFILE=524288",
+        *([ENVIRONMENT] if "proxies" in files else []),
         "OOMPolicy=continue",  # a nanny starts its worker again
         *([f"ExecStartPre=/bin/mkdir {ONCE}/started"] if goes else []),  # fails after a reboot
         *(f"ExecStartPre={program} {FOLDER}/{name}" for name, program in steps.items() if name in files),
         f"ExecStart=/usr/bin/python3 {FOLDER}/run",
-        *([f"ExecStopPost=/bin/bash {FOLDER}/gone", "TimeoutStopSec=15min"] if "gone" in files else []),
+        *([f"ExecStopPost={gone}", "TimeoutStopSec=15min"] if "gone" in files else []),
         "TimeoutStartSec=1h",
         "StandardOutput=journal+console",
         "StandardError=journal+console",

@@ -179,6 +179,20 @@ def test_a_container_may_open_as_many_files_as_the_unit_unless_the_user_says_oth
     assert "LimitNOFILE=524288\n" in made["dask-cloudvm.service"]["content"]
 
 
+def test_proxies_reach_what_is_done_before_dask_but_not_the_metadata_service():
+    values = {**options.combine([], "gcp")[0].for_role("worker")}
+    values["env_vars"] = {"https_proxy": 'http://me:"p$w@proxy:3128', "NO_PROXY": "a,b", "HTTPS_PROXY": "y"}
+    launch = bootstrap.worker(values, {}, "tcp://10.0.0.4:8786", python="python")
+    setting = userdata.Setting("{% set name = 'me' %}", gone="true")
+    made = rendered(userdata.render(launch, values, setting))
+    assert made["proxies"]["content"] == 'https_proxy="http://me:\\"p\\$w@proxy:3128"\nno_proxy="a,b"\n'
+    unit, docker = made["dask-cloudvm.service"]["content"], made["proxies.conf"]["content"]
+    assert "\nEnvironmentFile=/etc/dask-cloudvm/proxies\n" in unit
+    assert "ExecStopPost=/usr/bin/env -u https_proxy -u no_proxy /bin/bash /etc/dask-cloudvm/gone\n" in unit
+    assert docker == "[Service]\nEnvironmentFile=/etc/dask-cloudvm/proxies\n"
+    assert "EnvironmentFile" not in worker()
+
+
 def test_a_size_that_is_too_much_is_said():
     userdata.check_size("x" * 100_000, 16 << 10)
     with pytest.raises(CloudError, match="bytes when compressed, 1,000 are allowed"):

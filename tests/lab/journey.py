@@ -31,11 +31,13 @@ HOSTILE = {
     "JINJA": "{{ ds }} {% set name = 1 %} {# x #} {{",
     "SPACES": "  before and after\t ",
     "EMPTY": "",
+    "no_proxy": """127.0.0.1 "$HOME" `id` \\ 'x' #y %h""",
     "LONG": "64 KiB: $'\"\n€" * 4000 + "x" * 5536,
 }
 COMMANDS = [
     """printf %s 'it'"'"'s "quoted" $HOME {{ ds }}: - ünï' > /var/lib/hostile-1""",
     """cat > /var/lib/hostile-2 <<'END'\nkey: {% value %}\n\t- "x" $(id)\nEND""",
+    'printf %s "$no_proxy" > /var/lib/hostile-3',
 ]
 RESOURCE = 'it\'s: "$HOME" {{ €'
 
@@ -119,6 +121,7 @@ class Journey:
         for machine in site.lab.on():
             assert machine.run("cat", "/var/lib/hostile-1") == """it's "quoted" $HOME {{ ds }}: - ünï"""
             assert machine.run("cat", "/var/lib/hostile-2") == 'key: {% value %}\n\t- "x" $(id)\n'
+            assert machine.run("cat", "/var/lib/hostile-3") == HOSTILE["no_proxy"]
 
     def test_cloud_init_and_systemd_find_nothing_wrong(self, site: Any) -> None:
         for machine in site.lab.on():
