@@ -281,8 +281,9 @@ class CloudCluster(Workers):
     def _let_go(self) -> None:
         """Makes SpecCluster forget its processes, whose close would remove each machine."""
         self.workers, self.worker_spec = {}, {}
-        if self._filling:
-            self._filling.cancel()
+        for task in (self._filling, self._comparing):
+            if task:
+                task.cancel()
         self._created.clear()
         self.shutdown_scheduler = False
 
