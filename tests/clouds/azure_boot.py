@@ -1,23 +1,13 @@
-"""Boots the machines of the fake as processes of this computer, from the very custom data of each machine.
-
-All machines share the address 127.0.0.1.
-"""
+"""Boots the machines of the fake as processes of this computer, from the very custom data of each machine."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+import boot
 import jinja2
 import yaml
-from azure_fake import Fake, user_data
-from boot import start
-
-from dask_cloudvm.userdata import FOLDER
+from azure_fake import user_data
 
 
 def cloud_config(body: Any) -> Any:
@@ -34,20 +24,6 @@ def files(body: Any) -> dict[str, str]:
     return {f["path"].rpartition("/")[2]: f["content"] for f in cloud_config(body)["write_files"]}
 
 
-class Boot:
-    """Lets a fake start and end processes as its machines start and end."""
-
-    def __init__(self, folder: Path, fake: Fake) -> None:
-        self.folder, self.running = folder, dict[str, subprocess.Popen[bytes]]()
-        fake.address, fake.on_run, fake.on_end = "127.0.0.1", self.run, self.end
-
-    def run(self, body: Any, name: str) -> None:
-        home = self.folder / name
-        written = {file: text.replace(FOLDER, str(home)) for file, text in files(body).items()}
-        self.running[name] = start(home, written)
-
-    def end(self, name: str) -> None:
-        if process := self.running.pop(name, None):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+class Boot(boot.Boot):
+    def files(self, body: Any, name: str) -> dict[str, str]:
+        return files(body)
