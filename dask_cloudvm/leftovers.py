@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dask_cloudvm.api import ask
+from dask_cloudvm.api import answers, warn
 from dask_cloudvm.clouds.base import VM, Cloud, Part
 from dask_cloudvm.errors import CloudError
 
@@ -36,15 +36,10 @@ async def find(cloud: str | None, network: bool) -> Found:
 
     Warns about each cloud, region or kind of thing that cannot be looked at.
     """
-    asked = []
-
-    async def look(each: Cloud) -> tuple[list[Leftover], bool]:
-        asked.append(each)
-        return await _on(each, network)
-
-    answers = await ask(cloud, look)
-    found = Found({each: them for each, (them, _) in answers})
-    found.complete = len(answers) == len(asked) and all(complete for _, (_, complete) in answers)
+    told, failures = await answers(cloud, lambda each: _on(each, network))
+    warn(failures)
+    found = Found({each: them for each, (them, _) in told})
+    found.complete = not failures and all(complete for _, (_, complete) in told)
     return found
 
 
@@ -59,7 +54,7 @@ async def _on(cloud: Cloud, network: bool) -> tuple[list[Leftover], bool]:
         except CloudError as error:  # machines cost money, shared parts do not: they are worth having alone
             warnings.warn(str(error), stacklevel=2)
             return found, False
-    return found, not getattr(cloud, "unseen", ())  # only EC2 asks region by region
+    return found, not cloud.unseen
 
 
 def machines(vms: Sequence[VM], now: float) -> list[Leftover]:

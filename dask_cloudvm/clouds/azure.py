@@ -46,6 +46,7 @@ class Azure:
         self.roles = common.per_role("azure", values)
         self.session = Session(values["subscription_id"])
         self.shortfall = ""
+        self.unseen: dict[str, CloudError] = {}
         self._lister = Lister(self.session, values["resource_group"])
         self._facts: dict[str | None, AzureFacts] = {}
         self._known: dict[str, str] = {}  # what stands in bodies for what is known later -> what it is

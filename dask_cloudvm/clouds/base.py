@@ -119,6 +119,7 @@ class Cloud(Protocol):
     user_data_limit: ClassVar[int]  # bytes
     place: ClassVar[str]  # the option that says in which part of an account; empty where one object looks in all
     shortfall: str  # why the last create gave fewer machines than were asked for, and what to change
+    unseen: dict[str, CloudError]  # regions that the last look could not reach, and why, where each is asked by itself
 
     def __init__(self, values: Mapping[str, Any]) -> None: ...
 

@@ -39,6 +39,7 @@ class GCP:
         self.roles = common.per_role("gcp", values)
         self.session = Session(values["projectid"], values["service_account_credentials"])
         self.shortfall = ""
+        self.unseen: dict[str, CloudError] = {}
         self._facts: dict[str | None, GCPFacts] = {}
         self._rules: list[tuple[Mapping[str, Any], str]] = []  # operations that make firewall rules, and the owner
         self._sent: dict[str, int] = {}  # request id -> how many times

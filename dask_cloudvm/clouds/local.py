@@ -47,6 +47,7 @@ class Local:
         self.values = values
         self.root = tls.state_folder() / "local"
         self.shortfall = ""
+        self.unseen: dict[str, CloudError] = {}
 
     @staticmethod
     def usable() -> bool:
