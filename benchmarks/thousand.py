@@ -38,6 +38,7 @@ import gcp_boot  # noqa: E402
 import gcp_fake  # noqa: E402
 from distributed import Scheduler, Worker  # noqa: E402
 from distributed.comm import connect  # noqa: E402
+from distributed.core import Server  # noqa: E402
 from distributed.versions import get_versions  # noqa: E402
 
 MEMORY, PROCESSOR = 300, 10.0  # bounds: MB, seconds of processor time, of each verb
@@ -63,6 +64,8 @@ class Workers:
         scheduler = await Scheduler(host="127.0.0.1", port=0, dashboard=False)
         async with Worker(scheduler.address) as real:
             self.metrics = await real.get_metrics()
+        self.server = Server({"versions": get_versions})  # what launchers ask a worker that has joined
+        await self.server.listen("tcp://0.0.0.0:0")
         return scheduler
 
     def join(self, names: list[str]) -> None:
@@ -72,7 +75,8 @@ class Workers:
         versions = get_versions()
         for name in names:
             comm = await connect(self.scheduler.address)
-            address = f"tcp://10.{len(self._comms) >> 16}.{len(self._comms) >> 8 & 255}.{len(self._comms) & 255}:40000"
+            n = len(self._comms)
+            address = f"tcp://127.{1 + (n >> 16)}.{n >> 8 & 255}.{n & 255}:{self.server.port}"
             self._comms.append(comm)
             about = {
                 "op": "register-worker", "reply": False, "address": address, "status": "running", "nthreads": 2,
@@ -87,6 +91,7 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.run(self.server.close())
         self.run(self.scheduler.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
 
